@@ -1,0 +1,237 @@
+//! Locks, atomics and the futex, switched between the real ones and loom's in this one place.
+//!
+//! The lock is std's on Linux: one futex word, so a child after `fork` can start over with a fresh one.
+//! parking_lot keeps its sleepers in a table of the process, which a fork copies with the threads that are gone
+//! still queued in it; it serves where std's lock is not a futex.
+use std::sync::atomic::Ordering;
+
+#[cfg(loom)]
+pub use loom::sync::atomic::{AtomicU32, AtomicU64};
+#[cfg(not(loom))]
+pub use std::sync::atomic::{AtomicU32, AtomicU64};
+
+#[cfg(loom)]
+pub use loom::sync::MutexGuard;
+#[cfg(all(not(loom), not(target_os = "linux")))]
+pub use parking_lot::MutexGuard;
+#[cfg(all(not(loom), target_os = "linux"))]
+pub use std::sync::MutexGuard;
+
+/// A mutual exclusion without poisoning: a panic poisons the whole manager at the C boundary instead.
+pub struct Mutex<T> {
+    #[cfg(loom)]
+    inner: loom::sync::Mutex<T>,
+    #[cfg(all(not(loom), target_os = "linux"))]
+    inner: std::sync::Mutex<T>,
+    #[cfg(all(not(loom), not(target_os = "linux")))]
+    inner: parking_lot::Mutex<T>,
+}
+
+impl<T> Mutex<T> {
+    pub fn new(value: T) -> Self {
+        #[cfg(loom)]
+        let inner = loom::sync::Mutex::new(value);
+        #[cfg(all(not(loom), target_os = "linux"))]
+        let inner = std::sync::Mutex::new(value);
+        #[cfg(all(not(loom), not(target_os = "linux")))]
+        let inner = parking_lot::Mutex::new(value);
+        Mutex { inner }
+    }
+
+    #[cfg(any(loom, target_os = "linux"))]
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+    #[cfg(not(any(loom, target_os = "linux")))]
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.inner.lock()
+    }
+
+    #[cfg(all(not(loom), target_os = "linux"))]
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        match self.inner.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(std::sync::TryLockError::Poisoned(p)) => Some(p.into_inner()),
+            Err(std::sync::TryLockError::WouldBlock) => None,
+        }
+    }
+    #[cfg(all(not(loom), not(target_os = "linux")))]
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        self.inner.try_lock()
+    }
+
+    pub fn get_mut(&mut self) -> &mut T {
+        #[cfg(any(loom, target_os = "linux"))]
+        return self.inner.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        #[cfg(not(any(loom, target_os = "linux")))]
+        return self.inner.get_mut();
+    }
+}
+
+/// Why a sleep on a [`Word`] ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Woken {
+    /// Somebody woke it, or the word had changed already, or for no reason: look at the word.
+    Look,
+    TimedOut,
+    Interrupted,
+}
+
+/// A 32-bit word that threads can sleep on (futex(2)). In memory it is just the number: C code maps it.
+#[cfg_attr(not(loom), repr(transparent))]
+pub struct Word {
+    value: AtomicU32,
+    #[cfg(loom)]
+    sleepers: (loom::sync::Mutex<()>, loom::sync::Condvar),
+}
+
+impl Word {
+    pub fn new(value: u32) -> Word {
+        Word {
+            value: AtomicU32::new(value),
+            #[cfg(loom)]
+            sleepers: (loom::sync::Mutex::new(()), loom::sync::Condvar::new()),
+        }
+    }
+
+    pub fn load(&self, order: Ordering) -> u32 {
+        self.value.load(order)
+    }
+    pub fn fetch_and(&self, mask: u32, order: Ordering) -> u32 {
+        self.value.fetch_and(mask, order)
+    }
+    pub fn compare_exchange(&self, old: u32, new: u32, ok: Ordering, fail: Ordering) -> Result<u32, u32> {
+        self.value.compare_exchange_weak(old, new, ok, fail)
+    }
+}
+
+#[cfg(loom)]
+impl Word {
+    pub fn sleep(&self, expected: u32, _deadline_ns: i64) -> Woken {
+        let guard = self.sleepers.0.lock().unwrap();
+        if self.value.load(Ordering::SeqCst) == expected {
+            drop(self.sleepers.1.wait(guard).unwrap());
+        }
+        Woken::Look
+    }
+    pub fn wake_address(&self) -> WakeAddress {
+        WakeAddress(self)
+    }
+}
+
+/// Where to wake, as a number: the memory may be gone by then (see [`wake`]).
+#[cfg(loom)]
+#[derive(Clone, Copy)]
+pub struct WakeAddress(*const Word);
+#[cfg(loom)]
+pub fn wake(at: WakeAddress) {
+    // SAFETY: models keep their words alive until all threads have joined.
+    let word = unsafe { &*at.0 };
+    let _guard = word.sleepers.0.lock().unwrap();
+    word.sleepers.1.notify_all();
+}
+
+/// Where to wake, as a number: the memory may be gone by then (see [`wake`]).
+#[cfg(not(loom))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WakeAddress(pub usize);
+
+#[cfg(not(loom))]
+impl Word {
+    pub fn wake_address(&self) -> WakeAddress {
+        WakeAddress(self as *const Word as usize)
+    }
+}
+
+#[cfg(all(not(loom), target_os = "linux"))]
+mod futex {
+    use super::*;
+    use crate::event::NEVER;
+
+    impl Word {
+        /// Sleeps while the word is `expected`, until `deadline_ns` (`CLOCK_MONOTONIC`; `NEVER`: no end).
+        /// FUTEX_WAIT_BITSET because its timeout is absolute.
+        pub fn sleep(&self, expected: u32, deadline_ns: i64) -> Woken {
+            let until = libc::timespec {
+                tv_sec: deadline_ns / 1_000_000_000,
+                tv_nsec: deadline_ns % 1_000_000_000,
+            };
+            let until_ptr = if deadline_ns == NEVER { std::ptr::null() } else { &raw const until };
+            // SAFETY: the kernel reads the word and the timespec, both alive.
+            let r = unsafe {
+                libc::syscall(
+                    libc::SYS_futex,
+                    &raw const self.value,
+                    libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG,
+                    expected,
+                    until_ptr,
+                    std::ptr::null::<u32>(),
+                    !0u32,
+                )
+            };
+            if r == 0 {
+                return Woken::Look;
+            }
+            // SAFETY: errno of this thread.
+            match unsafe { *libc::__errno_location() } {
+                libc::ETIMEDOUT => Woken::TimedOut,
+                libc::EINTR => Woken::Interrupted,
+                _ => Woken::Look,
+            }
+        }
+    }
+
+    /// Wakes all sleepers. The kernel takes the address as a key and does not read it, so the memory may have
+    /// been unmapped meanwhile (it answers 0 then): the last touch was the write that published the news.
+    pub fn wake(at: WakeAddress) {
+        // SAFETY: FUTEX_WAKE does not dereference the address.
+        unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                at.0 as *const u32,
+                libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
+                i32::MAX,
+            );
+        }
+    }
+}
+#[cfg(all(not(loom), target_os = "linux"))]
+pub use futex::wake;
+
+#[cfg(all(not(loom), not(target_os = "linux")))]
+mod parked {
+    use super::*;
+    use crate::event::NEVER;
+    use parking_lot_core::{DEFAULT_PARK_TOKEN, DEFAULT_UNPARK_TOKEN, ParkResult};
+    use std::time::{Duration, Instant};
+
+    impl Word {
+        /// Sleeps while the word is `expected`. Signals do not end it here.
+        pub fn sleep(&self, expected: u32, deadline_ns: i64) -> Woken {
+            let until = (deadline_ns != NEVER).then(|| {
+                let now = crate::backend::now(crate::event::Clock::Monotonic).unwrap_or(0);
+                Instant::now() + Duration::from_nanos(deadline_ns.saturating_sub(now).max(0) as u64)
+            });
+            // SAFETY: the key is an address that this module owns; the closures do not park or panic.
+            let r = unsafe {
+                parking_lot_core::park(
+                    self.wake_address().0,
+                    || self.value.load(Ordering::SeqCst) == expected,
+                    || {},
+                    |_, _| {},
+                    DEFAULT_PARK_TOKEN,
+                    until,
+                )
+            };
+            if r == ParkResult::TimedOut { Woken::TimedOut } else { Woken::Look }
+        }
+    }
+
+    /// Wakes all sleepers, by address: the memory may be gone.
+    pub fn wake(at: WakeAddress) {
+        // SAFETY: as above.
+        unsafe { parking_lot_core::unpark_all(at.0, DEFAULT_UNPARK_TOKEN) };
+    }
+}
+#[cfg(all(not(loom), not(target_os = "linux")))]
+pub use parked::wake;
