@@ -239,6 +239,8 @@
 // `bell_layout`: `bell_ghc_ops`.
 #define BELL_LAYOUT_GHC_OPS 8
 
+// A manager. Created by `bell_create`, ended by `bell_destroy`, used by any thread in between. A number in the shape of a
+// pointer, checked at every call: one that was destroyed gives `BELL_E_STALE`.
 typedef struct bell_t bell_t;
 
 // The two entry points of GHC's runtime that the target MVAR needs. They are given as addresses because a
@@ -261,7 +263,7 @@ typedef struct bell_config {
     uint32_t size;
     // Must be 0.
     uint32_t flags;
-    // How many shards, 1 to 255. 0 means one, or one for each thread.
+    // How many shards, 1 to 254. 0 means one, or one for each thread.
     uint32_t shards;
     // 0: the caller drives (`bell_poll`), or whoever waits. n: n library threads, each driving its shard;
     // `shards` must then be 0 or n.

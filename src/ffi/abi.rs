@@ -183,7 +183,7 @@ pub struct bell_config {
     pub size: u32,
     /// Must be 0.
     pub flags: u32,
-    /// How many shards, 1 to 255. 0 means one, or one for each thread.
+    /// How many shards, 1 to 254. 0 means one, or one for each thread.
     pub shards: u32,
     /// 0: the caller drives (`bell_poll`), or whoever waits. n: n library threads, each driving its shard;
     /// `shards` must then be 0 or n.

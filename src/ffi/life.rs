@@ -132,6 +132,6 @@ pub extern "C" fn bell_after_fork_child(bell: *mut bell_t, flags: u32) -> i32 {
         if flags & !BELL_FORK_RESET != 0 {
             return Err(Error::INVAL);
         }
-        table::with(bell, |m| m.after_fork_child(flags & BELL_FORK_RESET != 0))
+        table::with_mut(bell, |m| m.after_fork_child(flags & BELL_FORK_RESET != 0))
     })
 }

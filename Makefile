@@ -1,0 +1,94 @@
+# Doorbell is built by cargo; this puts the commands together. `make` alone lists the targets.
+# TARGET: cargo's folder for what it builds. BUILD: where the libraries go.
+CARGO ?= cargo
+TARGET ?= $(or $(CARGO_TARGET_DIR),target)
+BUILD ?= build
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
+SONAME := libdoorbell.so.$(firstword $(subst ., ,$(VERSION)))
+
+# Each set of RUSTFLAGS has a folder of its own: else cargo builds all crates again at every change of them.
+FOR_EPOLL := --target-dir $(TARGET)
+POLL := RUSTFLAGS='--cfg doorbell_backend="poll"'
+FOR_POLL := --target-dir $(TARGET)/poll
+
+# In the order of what they cost, so that a failure shows early.
+STAGES := lint unit-epoll unit-poll c-tests-epoll c-tests-poll release-c-tests readme tsan loom
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: deps
+deps: ## is all here that building and testing need? installs it on Debian, as root
+	@c-tests/deps.sh
+
+# Only `cargo rustc` with nothing but the C libraries does link-time optimization; with the rlib among them,
+# `cargo build` silently does none.
+.PHONY: lib
+lib: ## the optimized library: build/libdoorbell.so and build/libdoorbell.a
+	@$(CARGO) rustc -q --lib --release --crate-type cdylib,staticlib $(FOR_EPOLL)
+	@mkdir -p $(BUILD)
+	@install -m 755 $(TARGET)/release/libdoorbell.so $(BUILD)/libdoorbell.so.$(VERSION)
+	@install -m 644 $(TARGET)/release/libdoorbell.a $(BUILD)/
+	@ln -sf libdoorbell.so.$(VERSION) $(BUILD)/$(SONAME)
+	@ln -sf $(SONAME) $(BUILD)/libdoorbell.so
+
+.PHONY: demo
+demo: deps lib ## the demonstration: builds and runs demo/
+	@$(MAKE) --no-print-directory -C demo run
+
+.PHONY: header
+header: ## writes include/doorbell.h anew from src/ffi
+	@BELL_BLESS=1 $(CARGO) test -q -p doorbell-c-tests --test header $(FOR_EPOLL)
+
+.PHONY: clean
+clean: ## removes all that was built
+	@$(CARGO) clean -q $(FOR_EPOLL)
+	@rm -rf $(BUILD)
+
+.PHONY: test
+test: deps ## every test (about 10 minutes on two cores): the stages below, one after the other
+	@begin=$$(date +%s); \
+	for stage in $(STAGES); do \
+	  echo "== $$stage"; start=$$(date +%s); \
+	  $(MAKE) --no-print-directory $$stage || { echo "make test: $$stage FAILED"; exit 1; }; \
+	  echo "   $$stage: $$(($$(date +%s) - start)) s"; \
+	done; \
+	echo "make test: all passed, $$(($$(date +%s) - begin)) s"
+
+.PHONY: $(STAGES)
+
+lint: ## clippy with warnings as errors, for each backend
+	@if $(CARGO) clippy -V >/dev/null 2>&1; then \
+	  $(CARGO) clippy -q --workspace --all-targets $(FOR_EPOLL) -- -D warnings && \
+	  $(POLL) $(CARGO) clippy -q --lib --tests $(FOR_POLL) -- -D warnings; \
+	else echo "skipped: no clippy"; fi
+
+unit-epoll: ## the tests in src/, backend epoll
+	@$(CARGO) test -q -p doorbell $(FOR_EPOLL)
+
+unit-poll: ## the tests in src/, backend poll(2)
+	@$(POLL) $(CARGO) test -q -p doorbell $(FOR_POLL)
+
+c-tests-epoll: ## header, layout, exports, C programs (plain, sanitizers, valgrind); backend epoll
+	@$(CARGO) test -q --no-fail-fast -p doorbell-c-tests $(FOR_EPOLL)
+
+c-tests-poll: ## the same, backend poll(2)
+	@$(POLL) $(CARGO) test -q --no-fail-fast -p doorbell-c-tests $(FOR_POLL)
+
+release-c-tests: lib ## the C programs against the optimized library, without cargo
+	@$(MAKE) --no-print-directory -C c-tests SO=$(abspath $(BUILD))/libdoorbell.so
+
+readme: lib ## compiles and runs the first C program of README.md
+	@c-tests/readme.sh $(BUILD)
+
+tsan: ## data races: ThreadSanitizer over the library and the C programs
+	@CARGO_TARGET_DIR=$(TARGET) c-tests/tsan.sh
+
+# Without link-time optimization the models build in a third of the time and run as fast. A filter that matches
+# nothing is a success to cargo, so that is asked first.
+LOOM := CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_DEBUG=false \
+  RUSTFLAGS='--cfg loom' $(CARGO) test -q --release --lib loom_ --target-dir $(TARGET)/loom
+loom: ## every interleaving of the lock-free parts (loom)
+	@$(LOOM) -- --list | grep -q ': test$$' || { echo "loom: no model was found"; exit 1; }
+	@$(LOOM)

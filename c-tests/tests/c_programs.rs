@@ -1,0 +1,97 @@
+//! Builds each program of `c/` against the header and the shared library and runs it: as it is, with the sanitizers of
+//! the C compiler, and under valgrind. Data races are looked for by `tsan.sh`.
+mod common;
+use common::*;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(120);
+/// Valgrind runs one thread at a time, 20 to 50 times slower.
+const VALGRIND_LIMIT: Duration = Duration::from_secs(300);
+
+/// The program, and what it is called with.
+fn build(variant: &str, name: &str, flags: &[&str]) -> (PathBuf, Vec<PathBuf>) {
+    let dir = folder(&format!("{variant}-{name}"));
+    let source = c_tests().join("c").join(name).with_extension("c");
+    let link = if name == "static_link" { link_static } else { link_shared };
+    let mut line = vec![link("c11", &source, flags, &dir)];
+    if name == "dlopen" {
+        line.push(dir.join("libdoorbell.so"));
+    }
+    (dir, line)
+}
+
+fn plain(name: &str) {
+    let (dir, line) = build("plain", name, &[]);
+    let mut c = Command::new(&line[0]);
+    c.args(&line[1..]);
+    run(name, &dir, c, LIMIT);
+}
+
+/// The Rust code is not instrumented, but its allocations go through the sanitizer's malloc: leaks, and what is
+/// wrong with memory that crosses the border, are seen.
+fn sanitized(name: &str) {
+    let flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"];
+    let (dir, line) = build("sanitized", name, &flags);
+    let mut c = Command::new(&line[0]);
+    c.args(&line[1..]).env("BELL_TEST_SLOW", "1");
+    run(name, &dir, c, LIMIT);
+}
+
+fn memcheck(name: &str) {
+    if !is_there("valgrind") {
+        return say_skipped(name, "no valgrind");
+    }
+    let (dir, line) = build("memcheck", name, &[]);
+    let mut c = Command::new("valgrind");
+    c.args(["-q", "--error-exitcode=99", "--leak-check=full", "--num-callers=30"])
+        .args(["--show-leak-kinds=definite,indirect,possible"])
+        .args(["--errors-for-leak-kinds=definite,indirect,possible"])
+        // Else a thread that spins starves the one it waits for.
+        .arg("--fair-sched=yes")
+        .arg(format!("--suppressions={}", c_tests().join("valgrind.supp").display()))
+        .args(&line)
+        .env("BELL_TEST_SLOW", "1");
+    run(name, &dir, c, VALGRIND_LIMIT);
+}
+
+macro_rules! programs {
+    ($($name:ident)*) => {
+        const LISTED: &[&str] = &[$(stringify!($name)),*];
+        mod plain { $(#[test] fn $name() { super::plain(stringify!($name)) })* }
+        mod sanitized { $(#[test] fn $name() { super::sanitized(stringify!($name)) })* }
+        mod memcheck { $(#[test] fn $name() { super::memcheck(stringify!($name)) })* }
+    };
+}
+
+programs! {
+    close
+    dlopen
+    drive_poll
+    drive_threads
+    drive_wait
+    eintr
+    exclusive
+    modes
+    nesting
+    real_fds
+    side_by_side
+    static_link
+    threads_come_and_go
+    timeouts
+    unregister
+    user_events
+}
+
+#[test]
+fn every_program_is_listed() {
+    let files = std::fs::read_dir(c_tests().join("c")).unwrap().map(|f| f.unwrap().path());
+    let there: BTreeSet<String> = files
+        .filter(|f| f.extension().is_some_and(|e| e == "c"))
+        .map(|f| f.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    let listed: BTreeSet<String> = LISTED.iter().map(|n| n.to_string()).collect();
+    assert_eq!(there, listed, "c/*.c on the left, programs! in this file on the right");
+}

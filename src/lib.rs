@@ -1,0 +1,43 @@
+//! Doorbell: an event manager behind a C ABI that never calls back. What to watch, and where the news should land.
+//!
+//! A map, top down; arrows point one way:
+//!
+//! - [`ffi`]: the C interface, and its manual. `ffi/abi.rs` owns every constant and layout.
+//! - `manager`: what any thread may ask; chooses a shard. `fork`: is this still the process that made it.
+//! - `shard`: one poller and the ways to drive it: a turn, `bell_poll`, waiting, handing over.
+//! - `state`: what is decided under a shard's lock: what the kernel is asked for, what fires, what is cancelled.
+//! - `registry` (slabs and lists), `timers` (the heap), `target` (where news lands), `backend` (the kernel),
+//!   `fd_table`, `posts`, `waker`, `deliveries` (the protocols between threads, each drawn at the top of its file).
+//! - `event`, `error`: the vocabulary. `sync`: locks, atomics, futex. `inspect`: verify and dump.
+//!
+//! Read `shard.rs`, `target/mod.rs`, `backend/mod.rs` next.
+#![warn(clippy::undocumented_unsafe_blocks)]
+
+mod backend;
+mod buckets;
+mod deliveries;
+mod error;
+mod event;
+mod fd_table;
+pub mod ffi;
+mod fork;
+mod inspect;
+mod manager;
+mod posts;
+mod registry;
+mod shard;
+mod state;
+mod sync;
+mod target;
+mod timers;
+mod waker;
+
+#[cfg(test)]
+mod tests;
+
+/// Where build.rs has put the header that it generated. For the test that compares it with the committed one.
+#[doc(hidden)]
+#[cfg(feature = "regen-header")]
+pub fn generated_header() -> &'static str {
+    env!("DOORBELL_GENERATED_HEADER")
+}

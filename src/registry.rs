@@ -1,0 +1,456 @@
+//! What a shard knows: registrations of fds, timeouts, user events, and the slots and list nodes of their targets.
+//! All under the shard's lock; no system call is made here.
+//!
+//! Entries live in slabs: chunks that never move, an index for life, a generation that grows each time the index is used
+//! again. A generation that would wrap retires its index, so a stale handle never matches (tokio#6133, mio#172).
+use crate::error::{Error, Result};
+use crate::event::{Clock, GENERATION_MAX, Handle, Interest, Kind, Mode, NEVER, Ready};
+use crate::fd_table::{FdTable, NO_HEAD};
+use crate::target::ready_list::{After, ReadyList};
+use crate::target::slot::{self, Slots};
+use crate::target::{Spec, Target};
+use crate::timers::{Nodes, UNARMED};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher};
+
+const LIVE: u32 = 1 << 31;
+const CHUNK: usize = 256;
+/// End of a list.
+pub const NIL: u32 = NO_HEAD;
+
+pub struct Entry<T> {
+    /// `LIVE` | generation.
+    state: u32,
+    /// Of a free entry: the next free one. Of a live one: for `T` to use.
+    pub link: u32,
+    pub value: T,
+}
+
+pub struct Slab<T> {
+    chunks: Vec<Box<[Entry<T>]>>,
+    free: u32,
+    live: u32,
+}
+
+impl<T: Default> Slab<T> {
+    pub fn new() -> Self {
+        Slab { chunks: Vec::new(), free: NIL, live: 0 }
+    }
+
+    /// A new entry with the default value: index and generation.
+    pub fn insert(&mut self) -> Result<(u32, u32)> {
+        if self.free == NIL {
+            self.grow()?;
+        }
+        let index = self.free;
+        let entry = self.slot(index);
+        let (next, generation) = (entry.link, entry.state);
+        entry.state |= LIVE;
+        entry.link = NIL;
+        self.free = next;
+        self.live += 1;
+        Ok((index, generation))
+    }
+
+    fn grow(&mut self) -> Result<()> {
+        let first = self.chunks.len() * CHUNK;
+        if first + CHUNK > NIL as usize {
+            return Err(Error::FULL);
+        }
+        let mut chunk = Vec::new();
+        chunk.try_reserve_exact(CHUNK).map_err(|_| Error::NOMEM)?;
+        self.chunks.try_reserve(1).map_err(|_| Error::NOMEM)?;
+        for i in 0..CHUNK {
+            let link = if i + 1 < CHUNK { (first + i + 1) as u32 } else { NIL };
+            chunk.push(Entry { state: 1, link, value: T::default() });
+        }
+        self.chunks.push(chunk.into_boxed_slice());
+        self.free = first as u32;
+        Ok(())
+    }
+
+    pub fn remove(&mut self, index: u32) -> T {
+        let free = self.free;
+        let entry = self.slot(index);
+        debug_assert!(entry.state & LIVE != 0);
+        let value = std::mem::take(&mut entry.value);
+        let generation = entry.state & !LIVE;
+        if generation < GENERATION_MAX {
+            entry.state = generation + 1;
+            entry.link = free;
+            self.free = index;
+        } else {
+            // Retired: no handle matches generation 0.
+            entry.state = 0;
+        }
+        self.live -= 1;
+        value
+    }
+
+    fn slot(&mut self, index: u32) -> &mut Entry<T> {
+        &mut self.chunks[index as usize / CHUNK][index as usize % CHUNK]
+    }
+    /// An entry that is known to live.
+    pub fn at(&self, index: u32) -> &Entry<T> {
+        &self.chunks[index as usize / CHUNK][index as usize % CHUNK]
+    }
+    pub fn at_mut(&mut self, index: u32) -> &mut Entry<T> {
+        self.slot(index)
+    }
+    /// The index, if the handle's generation lives there.
+    #[inline]
+    pub fn find(&self, handle: Handle) -> Option<u32> {
+        let index = handle.index();
+        let entry = self.chunks.get(index as usize / CHUNK)?.get(index as usize % CHUNK)?;
+        (entry.state == LIVE | handle.generation()).then_some(index)
+    }
+    pub fn generation(&self, index: u32) -> u32 {
+        self.at(index).state & !LIVE
+    }
+    pub fn live(&self) -> u32 {
+        self.live
+    }
+    /// Indices of all that live.
+    pub fn indices(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..(self.chunks.len() * CHUNK) as u32).filter(|i| self.at(*i).state & LIVE != 0)
+    }
+    fn heap_bytes(&self) -> usize {
+        self.chunks.len() * CHUNK * size_of::<Entry<T>>() + self.chunks.capacity() * size_of::<Box<[Entry<T>]>>()
+    }
+}
+
+/// What the kernel holds for an fd; kept in the first registration of the fd's list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Kernel {
+    #[default]
+    Absent,
+    Edge,
+    Oneshot,
+    /// A one-shot that has been reported: present, silent.
+    Disarmed,
+}
+
+/// One registration of an fd. `link` is the next registration of the same fd.
+pub struct Fd {
+    pub user_data: u64,
+    pub deadline: i64,
+    pub target: Target,
+    pub fd: i32,
+    pub pos: u32,
+    pub interest: Interest,
+    pub mode: Mode,
+    /// What was asked of the kernel (first registration only).
+    pub asked: Interest,
+    pub kernel: Kernel,
+    pub flags: u8,
+}
+
+/// Waits for news.
+pub const ARMED: u8 = 1;
+/// Out of the fd's list: closed, told so, waits to be unregistered.
+pub const CLOSED: u8 = 2;
+/// The kernel cannot poll it.
+pub const ALWAYS: u8 = 4;
+/// Frees itself by its delivery.
+pub const RELEASE: u8 = 8;
+pub const EXCLUSIVE: u8 = 16;
+
+impl Default for Fd {
+    fn default() -> Self {
+        Fd {
+            user_data: 0,
+            deadline: NEVER,
+            target: Target::None,
+            fd: -1,
+            pos: UNARMED,
+            interest: Interest::NONE,
+            mode: Mode::Edge,
+            asked: Interest::NONE,
+            kernel: Kernel::Absent,
+            flags: 0,
+        }
+    }
+}
+
+impl Fd {
+    pub fn is(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+    pub fn set(&mut self, flag: u8, on: bool) {
+        if on { self.flags |= flag } else { self.flags &= !flag }
+    }
+    /// What the consumer's drain leaves to do.
+    pub fn after(&self) -> After {
+        match self.mode {
+            Mode::Level => After::Relook,
+            _ if self.is(RELEASE) => After::Release,
+            _ => After::Nothing,
+        }
+    }
+}
+
+pub struct Timeout {
+    pub user_data: u64,
+    pub deadline: i64,
+    pub target: Target,
+    pub pos: u32,
+    pub clock: Clock,
+    pub release: bool,
+    /// Period or slack are in `Registry::extras`.
+    pub extra: bool,
+}
+
+impl Default for Timeout {
+    fn default() -> Self {
+        Timeout {
+            user_data: 0,
+            deadline: NEVER,
+            target: Target::None,
+            pos: UNARMED,
+            clock: Clock::Monotonic,
+            release: false,
+            extra: false,
+        }
+    }
+}
+
+impl Timeout {
+    pub fn after(&self) -> After {
+        if self.release { After::Release } else { After::Nothing }
+    }
+}
+
+/// What few timeouts have.
+#[derive(Clone, Copy, Default)]
+pub struct Extra {
+    pub period: i64,
+    pub slack: i64,
+}
+
+#[derive(Default)]
+pub struct User {
+    pub user_data: u64,
+    pub target: Target,
+    /// Posted while an MVAR was spent: kept for the next one.
+    pub kept: Option<u32>,
+}
+
+/// In a timer's id: the deadline of an fd's registration, not a timeout.
+pub const FD_DEADLINE: u32 = 1 << 24;
+
+pub struct Registry {
+    pub shard: u8,
+    /// Every deadline may be this late.
+    pub slack: i64,
+    pub fds: Slab<Fd>,
+    pub timeouts: Slab<Timeout>,
+    pub extras: HashMap<u32, Extra, BuildHasherDefault<DefaultHasher>>,
+    pub users: Slab<User>,
+    pub slots: Slots,
+    /// News for `bell_poll`.
+    pub poll: ReadyList,
+}
+
+impl Registry {
+    pub fn new(shard: u8, slack: i64) -> Registry {
+        Registry {
+            shard,
+            slack,
+            fds: Slab::new(),
+            timeouts: Slab::new(),
+            extras: HashMap::default(),
+            users: Slab::new(),
+            slots: Slots::new(),
+            poll: ReadyList::new(),
+        }
+    }
+
+    pub fn fd_handle(&self, index: u32) -> Handle {
+        Handle::new(Kind::Fd, self.shard, index, self.fds.generation(index))
+    }
+    pub fn timeout_handle(&self, index: u32) -> Handle {
+        Handle::new(Kind::Timeout, self.shard, index, self.timeouts.generation(index))
+    }
+    pub fn user_handle(&self, index: u32) -> Handle {
+        Handle::new(Kind::User, self.shard, index, self.users.generation(index))
+    }
+
+    /// Keeps what a target needs: a slot or a list node. An error keeps nothing.
+    pub fn bind(&mut self, spec: Spec, handle: Handle, user_data: u64, after: After) -> Result<Target> {
+        Ok(match spec {
+            Spec::None => Target::None,
+            Spec::Poll => Target::Poll { node: self.poll.reserve(handle, user_data, after)? },
+            Spec::Slot => Target::Slot { slot: self.slots.take()? },
+            Spec::Futex(word) => Target::Futex(word),
+            Spec::WakeFd(fd) => Target::WakeFd(fd),
+            Spec::Queue(queue) => {
+                let node = queue.reserve(handle, user_data, after)?;
+                Target::Queue { queue, node }
+            }
+            Spec::Mvar(sp) => Target::Mvar(sp),
+        })
+    }
+
+    /// Gives back what a target held. True: it held news that nobody has seen.
+    pub fn unbind(&mut self, target: Target) -> bool {
+        match target {
+            Target::Poll { node } => self.poll.release(node),
+            Target::Queue { queue, node } => queue.release(node),
+            Target::Slot { slot } => {
+                self.slots.give_back(slot);
+                false
+            }
+            Target::None | Target::Futex(_) | Target::WakeFd(_) | Target::Mvar(_) => false,
+        }
+    }
+
+    /// Is there news in a list that nobody has seen?
+    pub fn is_undelivered(&self, target: &Target) -> bool {
+        match target {
+            Target::Poll { node } => self.poll.has_news(*node),
+            Target::Queue { queue, node } => queue.has_news(*node),
+            _ => false,
+        }
+    }
+
+    /// Takes unseen news back.
+    pub fn cancel_news(&mut self, target: &Target) -> bool {
+        match target {
+            Target::Poll { node } => self.poll.cancel(*node),
+            Target::Queue { queue, node } => queue.cancel(*node),
+            _ => false,
+        }
+    }
+
+    pub fn set_after(&mut self, target: &Target, after: After) {
+        match target {
+            Target::Poll { node } => self.poll.set_after(*node, after),
+            Target::Queue { queue, node } => queue.set_after(*node, after),
+            _ => {}
+        }
+    }
+
+    /// The slot of a registration of any kind.
+    pub fn slot(&self, handle: Handle) -> Result<&'static slot::Slot> {
+        let target = match handle.kind() {
+            Some(Kind::Fd) => self.fds.find(handle).map(|i| &self.fds.at(i).value.target),
+            Some(Kind::Timeout) => self.timeouts.find(handle).map(|i| &self.timeouts.at(i).value.target),
+            Some(Kind::User) => self.users.find(handle).map(|i| &self.users.at(i).value.target),
+            _ => return Err(Error::INVAL),
+        };
+        match target {
+            Some(Target::Slot { slot }) => Ok(self.slots.get(*slot)),
+            Some(_) => Err(Error::INVAL),
+            None => Err(Error::STALE),
+        }
+    }
+
+    /// Adds a registration to its fd's list: first if there is none, else behind the first, whose handle is the kernel's
+    /// cookie.
+    pub fn attach(&mut self, fds: &FdTable, index: u32, head: u32) {
+        if head == NIL {
+            let fd = self.fds.at(index).value.fd;
+            fds.set_head(fd, self.shard as usize, index);
+        } else {
+            let second = std::mem::replace(&mut self.fds.at_mut(head).link, index);
+            self.fds.at_mut(index).link = second;
+        }
+    }
+
+    /// Takes a registration out of its fd's list. Returns the first of what is left, which inherits what the kernel holds.
+    pub fn detach(&mut self, fds: &FdTable, index: u32) -> u32 {
+        let fd = self.fds.at(index).value.fd;
+        let head = fds.head(fd);
+        let next = std::mem::replace(&mut self.fds.at_mut(index).link, NIL);
+        if head == index {
+            let gone = &mut self.fds.at_mut(index).value;
+            let (kernel, asked) = (std::mem::take(&mut gone.kernel), gone.asked);
+            fds.set_head(fd, self.shard as usize, next);
+            if next != NIL {
+                let heir = &mut self.fds.at_mut(next).value;
+                (heir.kernel, heir.asked) = (kernel, asked);
+            }
+            return next;
+        }
+        let mut at = head;
+        while at != NIL {
+            let entry = self.fds.at_mut(at);
+            if entry.link == index {
+                entry.link = next;
+                break;
+            }
+            at = entry.link;
+        }
+        head
+    }
+
+    /// What the registrations of a list want of the kernel: edges if any of them does, and the union of interests.
+    pub fn wanted(&self, head: u32) -> (Interest, bool) {
+        let (mut union, mut edge) = (Interest::NONE, false);
+        let mut at = head;
+        while at != NIL {
+            let entry = self.fds.at(at);
+            let fd = &entry.value;
+            if fd.is(ARMED) && !fd.is(ALWAYS) {
+                union = union | fd.interest;
+                edge |= fd.mode == Mode::Edge;
+            }
+            at = entry.link;
+        }
+        (union, edge)
+    }
+
+    pub fn extra(&self, index: u32) -> Extra {
+        self.extras.get(&index).copied().unwrap_or_default()
+    }
+
+    pub fn heap_bytes(&self) -> usize {
+        self.fds.heap_bytes()
+            + self.timeouts.heap_bytes()
+            + self.users.heap_bytes()
+            + self.slots.heap_bytes()
+            + self.poll.heap_bytes()
+            + self.extras.capacity() * size_of::<(u32, Extra)>()
+    }
+}
+
+/// Timers reach deadlines and positions in the entries themselves.
+impl Nodes for Registry {
+    #[inline]
+    fn pos(&mut self, id: u32) -> &mut u32 {
+        if id & FD_DEADLINE != 0 {
+            &mut self.fds.at_mut(id & !FD_DEADLINE).value.pos
+        } else {
+            &mut self.timeouts.at_mut(id).value.pos
+        }
+    }
+    #[inline]
+    fn due(&self, id: u32) -> i64 {
+        if id & FD_DEADLINE != 0 {
+            self.fds.at(id & !FD_DEADLINE).value.deadline
+        } else {
+            self.timeouts.at(id).value.deadline
+        }
+    }
+    #[inline]
+    fn slack(&self, id: u32) -> i64 {
+        if id & FD_DEADLINE != 0 {
+            return self.slack;
+        }
+        let timeout = &self.timeouts.at(id).value;
+        if timeout.extra { self.extra(id).slack.max(self.slack) } else { self.slack }
+    }
+}
+
+/// What became ready, as a target is told.
+#[derive(Clone, Copy)]
+pub struct News {
+    pub handle: Handle,
+    pub user_data: u64,
+    pub ready: Ready,
+    pub status: i32,
+    pub data: u64,
+    /// Data of merged news is added (expirations), not ORed (posted bits).
+    pub add: bool,
+    pub after: After,
+}

@@ -1,0 +1,715 @@
+//! A shard: one kernel poller, its registry, its timers, one lock; and the ways to drive it.
+//!
+//! A turn: under the lock, how long to sleep; without it, wait in the kernel; under it again, take what has happened
+//! (kernel events, posts, always-ready fds, timers, in this order, so that readiness wins a tie with a deadline); without
+//! it, deliver. `State::driver` is a box: whoever has taken it out is the driver, and there is no other way to get at what a
+//! turn needs.
+//!
+//! Who drives: `poll` takes the box for one turn. A waiter (`wait`) takes it when nobody has it and puts it back when its own
+//! news has come; then one *follower*, a waiter asleep on its own word, is nudged to take over. Every way out of `wait`
+//! and `poll` looks for a follower if the box is there, so leadership is never lost: the one who was nudged may be on its
+//! way out itself, and then passes it on. A waiter makes way for `poll`.
+use crate::backend::{self, Backend};
+use crate::error::{Error, Result};
+use crate::event::{Clock, Direction, Handle, Interest, Kind, Mode, NEVER, Ready};
+use crate::fd_table::FdTable;
+use crate::ffi::abi::bell_event;
+use crate::manager::Manager;
+use crate::posts::Posts;
+use crate::registry::{ALWAYS, ARMED, CLOSED, Kernel};
+use crate::state::{AWAKE, Driver, Env, Follower, GHOST_EVENTS, Out, Role, Sink, State};
+use crate::sync::{self, Mutex, MutexGuard, WakeAddress, Woken, Word};
+use crate::target::ready_list::In;
+use crate::target::slot;
+use crate::target::Batch;
+use crate::waker::SleepState;
+use std::mem::MaybeUninit;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+pub struct Shard {
+    pub index: usize,
+    pub backend: Backend,
+    pub posts: Posts,
+    state: Mutex<State>,
+    sleep: SleepState,
+    /// For what is waited for rarely: a waiter that makes way, deliveries that end, threads that leave.
+    rare: Word,
+    wakes_sent: AtomicU64,
+    wakes_elided: AtomicU64,
+}
+
+pub type Guard<'a> = MutexGuard<'a, State>;
+
+/// What a turn did.
+#[derive(Clone, Copy)]
+pub struct Turned {
+    pub delivered: bool,
+    /// `bell_wake` was called.
+    pub user_wake: bool,
+}
+
+/// What a waiter's look at its own news says: `None`, go on waiting.
+type Look<'a, R> = dyn FnMut(&mut State, bool) -> Option<Result<R>> + 'a;
+
+impl Shard {
+    pub fn new(index: usize, slack: i64, max_events: usize) -> Result<Shard> {
+        Ok(Shard {
+            index,
+            backend: Backend::new()?,
+            posts: Posts::new(),
+            state: Mutex::new(State::new(index as u8, slack, max_events)?),
+            sleep: SleepState::new(),
+            rare: Word::new(0),
+            wakes_sent: AtomicU64::new(0),
+            wakes_elided: AtomicU64::new(0),
+        })
+    }
+
+    pub fn lock(&self) -> Guard<'_> {
+        self.state.lock()
+    }
+    pub fn try_lock(&self) -> Option<Guard<'_>> {
+        self.state.try_lock()
+    }
+    pub fn state_mut(&mut self) -> &mut State {
+        self.state.get_mut()
+    }
+    pub fn env<'a>(&'a self, fds: &'a FdTable) -> Env<'a> {
+        Env { backend: &self.backend, fds }
+    }
+
+    // ---- waking
+
+    /// Makes the driver look. Async-signal-safe.
+    pub fn wake(&self, user: bool) -> Result<()> {
+        if self.sleep.wake(user) {
+            self.wakes_sent.fetch_add(1, Relaxed);
+            self.backend.wake()
+        } else {
+            self.wakes_elided.fetch_add(1, Relaxed);
+            Ok(())
+        }
+    }
+
+    pub fn wakes(&self) -> (u64, u64) {
+        (self.wakes_sent.load(Relaxed), self.wakes_elided.load(Relaxed))
+    }
+
+    /// Releases the lock, then does what was decided under it: wakes the driver, delivers.
+    pub fn finish(&self, m: &Manager, mut st: Guard<'_>, batch: &mut Batch) {
+        let rouse = std::mem::take(&mut st.rouse);
+        let token = batch.is_foreign().then(|| st.deliveries.begin());
+        drop(st);
+        if rouse {
+            // A driver that cannot be woken is told of by bell_wake; the deadline itself is armed all the same.
+            let _ = self.wake(false);
+        }
+        if !batch.is_empty() {
+            m.deliver(batch);
+        }
+        if let Some(token) = token {
+            if self.lock().deliveries.end(token) {
+                self.notify_rare();
+            }
+        }
+    }
+
+    /// The batch is full: delivers it in between.
+    pub fn flush<'a>(&'a self, m: &Manager, st: Guard<'a>, batch: &mut Batch) -> Guard<'a> {
+        self.finish(m, st, batch);
+        self.lock()
+    }
+
+    fn notify_rare(&self) {
+        if slot::nudge(&self.rare) {
+            sync::wake(self.rare.wake_address());
+        }
+    }
+
+    fn wait_rare<'a>(&'a self, st: Guard<'a>) -> Guard<'a> {
+        if let Some(expected) = slot::prepare(&self.rare) {
+            drop(st);
+            self.rare.sleep(expected, NEVER);
+            return self.lock();
+        }
+        st
+    }
+
+    // ---- a turn
+
+    /// How long to sleep, until `until` at the most. Unless it is 0, the sleep is announced.
+    fn plan(&self, st: &mut State, until: i64) -> Result<i64> {
+        if until == 0 || !self.posts.is_empty() || !st.always.is_empty() || !st.retry.is_empty() || st.closing {
+            return Ok(0);
+        }
+        let State { timers, reg, .. } = st;
+        let wake_at = timers[Clock::Monotonic as usize].next_wake(reg).min(until);
+        let timeout = match wake_at {
+            NEVER => NEVER,
+            at => (at - backend::now(Clock::Monotonic)?).max(0),
+        };
+        if timeout == 0 || !self.sleep.prepare() {
+            return Ok(0);
+        }
+        st.sleep_until = wake_at;
+        Ok(timeout)
+    }
+
+    /// One turn. The caller holds the driver, not the lock. `until`: 0 does not wait.
+    pub fn turn(&self, m: &Manager, driver: &mut Driver, mut sink: Option<&mut Sink>, until: i64) -> Result<Turned> {
+        let mut st = self.lock();
+        let timeout = self.plan(&mut st, until)?;
+        drop(st);
+        let waited = self.backend.wait(&mut driver.events, timeout);
+        let mut st = self.lock();
+        let wakes = self.sleep.finish();
+        st.sleep_until = AWAKE;
+        st.counters.kernel_waits += 1;
+        waited?;
+        let delivered_before = st.counters.events;
+        let Driver { events, batch } = driver;
+        let env = self.env(&m.fds);
+        macro_rules! out {
+            () => {
+                &mut Out { batch: &mut *batch, sink: sink.as_deref_mut(), from: Some(self.index) }
+            };
+        }
+        for i in 0..events.len() {
+            let (cookie, ready) = events.get(i);
+            let cookie = Handle(cookie);
+            if !cookie.is(Kind::Fd) {
+                continue; // the waker, an alarm: the turn itself is the answer
+            }
+            let mut from = None;
+            loop {
+                from = st.dispatch(env, cookie, ready, from, out!());
+                if from.is_none() {
+                    break;
+                }
+                st = self.flush(m, st, batch);
+            }
+        }
+        if !self.posts.is_empty() {
+            st = self.take_posts(m, st, batch, sink.as_deref_mut());
+        }
+        while !st.always.is_empty() {
+            st.fire_always(env, out!());
+            if st.always.is_empty() || !batch.is_full() {
+                break;
+            }
+            st = self.flush(m, st, batch);
+        }
+        let looked_at_all = !events.is_full();
+        for clock in Clock::ALL {
+            if st.timers[clock as usize].is_empty() {
+                continue;
+            }
+            let now = backend::now(clock)?;
+            loop {
+                if batch.is_full() {
+                    st = self.flush(m, st, batch);
+                }
+                let State { timers, reg, .. } = &mut *st;
+                let Some(id) = timers[clock as usize].pop_due(reg, now) else { break };
+                st.fire_timer(env, id, now, looked_at_all, out!());
+            }
+        }
+        while !st.try_again(env, out!()) {
+            st = self.flush(m, st, batch);
+        }
+        st.reap(env, out!());
+        if st.ghost_events >= GHOST_EVENTS {
+            self.rebuild(&mut st, env, out!());
+        }
+        self.set_alarms(&mut st)?;
+        if st.nested {
+            self.stay_truthful(&mut st)?;
+        }
+        let delivered = st.counters.events != delivered_before;
+        self.finish(m, st, batch);
+        Ok(Turned { delivered, user_wake: wakes.user })
+    }
+
+    fn take_posts<'a>(
+        &'a self,
+        m: &Manager,
+        mut st: Guard<'a>,
+        batch: &mut Batch,
+        mut sink: Option<&mut Sink>,
+    ) -> Guard<'a> {
+        let mut guard = Some(st);
+        self.posts.take(|index, generation, bits| {
+            let Some(mut st) = guard.take() else { return };
+            if batch.is_full() {
+                st = self.flush(m, st, batch);
+            }
+            let out = &mut Out { batch: &mut *batch, sink: sink.as_deref_mut(), from: Some(self.index) };
+            st.fire_user(index, generation, bits, out);
+            guard = Some(st);
+        });
+        st = guard.take().unwrap_or_else(|| self.lock());
+        st
+    }
+
+    /// Alarms of the kernel for clocks that it does not sleep by, and for who sleeps on the pollable fd.
+    fn set_alarms(&self, st: &mut State) -> Result<()> {
+        for clock in Clock::ALL {
+            let c = clock as usize;
+            if clock == Clock::Monotonic && !st.nested || st.timers[c].is_empty() && st.alarms[c] == NEVER {
+                continue;
+            }
+            let State { timers, reg, .. } = st;
+            let next = timers[c].next_wake(reg);
+            if next != st.alarms[c] {
+                self.backend.set_alarm(clock, next)?;
+                st.alarms[c] = next;
+            }
+        }
+        Ok(())
+    }
+
+    /// Nested: whoever watches the pollable fd sleeps from here on, so wakes must ring; and news that found no room must
+    /// show.
+    fn stay_truthful(&self, st: &mut State) -> Result<()> {
+        let leftover = !st.reg.poll.is_empty() || !st.always.is_empty() || !self.posts.is_empty();
+        if !self.sleep.prepare() || leftover {
+            self.backend.wake()?;
+        }
+        Ok(())
+    }
+
+    pub fn pollable_fd(&self) -> Result<i32> {
+        let fd = self.backend.pollable_fd()?;
+        let mut st = self.lock();
+        if !st.nested {
+            st.nested = true;
+            if let Err(e) = self.set_alarms(&mut st).and_then(|()| self.stay_truthful(&mut st)) {
+                st.nested = false;
+                return Err(e);
+            }
+        }
+        Ok(fd)
+    }
+
+    /// A kernel object without the ghosts; everything else is put into the new one.
+    fn rebuild(&self, st: &mut State, env: Env, out: &mut Out) {
+        (st.ghosts, st.ghost_events) = (0, 0);
+        if self.backend.rebuild().is_err() {
+            return; // the old one still works; more ghost events will ask again once there are ghosts
+        }
+        st.counters.rebuilds += 1;
+        self.put_in_kernel(st, env, out);
+    }
+
+    /// The kernel object is new: it learns what is armed. What was silent stays absent until it is armed again.
+    pub fn put_in_kernel(&self, st: &mut State, env: Env, out: &mut Out) {
+        for index in st.reg.fds.indices().collect::<Vec<_>>() {
+            let fd = &mut st.reg.fds.at_mut(index).value;
+            if std::mem::take(&mut fd.kernel) == Kernel::Absent {
+                continue;
+            }
+            let number = fd.fd;
+            if fd.is(crate::registry::EXCLUSIVE) {
+                fd.kernel = Kernel::Edge;
+                let (interest, cookie) = (fd.interest, st.reg.fd_handle(index).0);
+                let _ = self.backend.add(number, interest, backend::Trigger::Edge, true, cookie);
+            } else if !out.batch.is_full() {
+                let head = env.fds.head(number);
+                st.sync_kernel_or_tell(env, head, true, out);
+            }
+        }
+    }
+
+    // ---- driving by the caller
+
+    pub fn poll(&self, m: &Manager, out: &mut [MaybeUninit<bell_event>], timeout: i64) -> Result<i32> {
+        if m.threaded {
+            return Err(Error::BUSY);
+        }
+        let until = match timeout {
+            0 | NEVER => timeout,
+            t => backend::now(Clock::Monotonic)?.saturating_add(t).min(NEVER - 1),
+        };
+        let mut sink = Sink { out, n: 0 };
+        let mut st = self.lock();
+        let mut driver = loop {
+            if st.closing {
+                return Err(Error::CLOSED);
+            }
+            if let Some(driver) = st.driver.take() {
+                break driver;
+            }
+            if st.role != Role::Waiter {
+                return Err(Error::BUSY);
+            }
+            if until == 0 {
+                // The waiter goes on driving; what it has collected for us is here.
+                st = self.drain(m, st, &mut sink)?;
+                drop(st);
+                return Ok(sink.n as i32);
+            }
+            st.poll_wanted += 1;
+            st.inside += 1;
+            let woken = self.wake(false);
+            if woken.is_ok() {
+                st = self.wait_rare(st);
+            }
+            st.poll_wanted -= 1;
+            self.leave(&mut st);
+            woken?;
+        };
+        st.role = Role::Poll;
+        st.inside += 1;
+        let result = match self.drain_with(m, st, &mut sink, &mut driver.batch) {
+            Ok(st) => {
+                drop(st);
+                self.turns(m, &mut driver, &mut sink, until)
+            }
+            Err(e) => Err(e),
+        };
+        let mut st = self.lock();
+        st.driver = Some(driver);
+        self.leave(&mut st);
+        let closing = st.closing;
+        self.hand_over(st);
+        match result {
+            _ if sink.n > 0 => Ok(sink.n as i32),
+            Ok(()) if closing => Err(Error::CLOSED),
+            r => r.map(|()| 0),
+        }
+    }
+
+    fn turns(&self, m: &Manager, driver: &mut Driver, sink: &mut Sink, until: i64) -> Result<()> {
+        loop {
+            let until = if sink.n > 0 { 0 } else { until };
+            let turned = self.turn(m, driver, Some(sink), until)?;
+            if turned.delivered || turned.user_wake || until == 0 || sink.n > 0 || self.lock().closing {
+                return Ok(());
+            }
+            if until != NEVER && backend::now(Clock::Monotonic)? >= until {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What earlier turns have left for `poll`, and another look at LEVEL registrations.
+    fn drain<'a>(&'a self, m: &Manager, st: Guard<'a>, sink: &mut Sink) -> Result<Guard<'a>> {
+        self.drain_with(m, st, sink, &mut Batch::default())
+    }
+
+    fn drain_with<'a>(
+        &'a self,
+        m: &Manager,
+        mut st: Guard<'a>,
+        sink: &mut Sink,
+        batch: &mut Batch,
+    ) -> Result<Guard<'a>> {
+        let env = self.env(&m.fds);
+        while let Some(handle) = st.reg.poll.take(In::Relook) {
+            st.relook(env, handle, &mut Out { batch: &mut *batch, sink: None, from: None });
+            if batch.is_full() {
+                st = self.flush(m, st, batch);
+            }
+        }
+        while sink.n < sink.out.len() {
+            let Some(event) = st.reg.poll.pop() else { break };
+            sink.out[sink.n].write(event);
+            sink.n += 1;
+        }
+        st.reap(env, &mut Out { batch: &mut *batch, sink: None, from: None });
+        if !batch.is_empty() {
+            st = self.flush(m, st, batch);
+        }
+        Ok(st)
+    }
+
+    // ---- driving by a library thread
+
+    pub fn run(&self, m: &Manager) {
+        let mut st = self.lock();
+        let Some(mut driver) = st.driver.take() else { return };
+        st.role = Role::Thread;
+        drop(st);
+        while !self.lock().closing && m.is_sound() {
+            match self.turn(m, &mut driver, None, NEVER) {
+                Ok(_) | Err(Error::INTR) => {}
+                // The kernel object is gone (somebody closed our fd): nothing can be delivered any more.
+                Err(_) => {
+                    m.poison();
+                    break;
+                }
+            }
+        }
+        self.lock().driver = Some(driver);
+    }
+
+    // ---- driving by who waits
+
+    /// Waits until `look` finds news, or the deadline. `look(state, leading)` is asked under the lock, the last time before
+    /// the caller drives with `leading` set.
+    fn wait<R>(&self, m: &Manager, word: &Word, deadline: i64, look: &mut Look<R>) -> Result<R> {
+        let mut st = self.lock();
+        st.inside += 1;
+        st.counters.waiters += 1;
+        let result = loop {
+            if let Some(found) = look(&mut st, false) {
+                break found;
+            }
+            if st.closing {
+                break Err(Error::CLOSED);
+            }
+            if !m.is_sound() {
+                break Err(Error::POISONED);
+            }
+            if deadline != NEVER {
+                match backend::now(Clock::Monotonic) {
+                    Ok(now) if now < deadline => {}
+                    Ok(_) => break Err(Error::TIMEDOUT),
+                    Err(e) => break Err(e),
+                }
+            }
+            let interrupted;
+            if !m.threaded && st.driver.is_some() && st.poll_wanted == 0 {
+                if let Some(found) = look(&mut st, true) {
+                    break found;
+                }
+                let Some(mut driver) = st.driver.take() else { continue };
+                st.role = Role::Waiter;
+                drop(st);
+                let turned = self.turn(m, &mut driver, None, deadline);
+                st = self.lock();
+                st.driver = Some(driver);
+                if st.poll_wanted > 0 {
+                    self.notify_rare();
+                }
+                interrupted = turned.err();
+            } else {
+                (st, interrupted) = match self.follow(st, word, deadline) {
+                    Ok((st, woken)) => (st, (woken == Woken::Interrupted).then_some(Error::INTR)),
+                    Err((st, e)) => (st, Some(e)),
+                };
+            }
+            if let Some(e) = interrupted {
+                // News that came together with the signal is not lost.
+                break look(&mut st, false).unwrap_or(Err(e));
+            }
+        };
+        st.counters.waiters -= 1;
+        self.leave(&mut st);
+        self.hand_over(st);
+        result
+    }
+
+    /// Sleeps on the word while somebody else drives.
+    #[allow(clippy::type_complexity)]
+    fn follow<'a>(
+        &'a self,
+        mut st: Guard<'a>,
+        word: &Word,
+        deadline: i64,
+    ) -> std::result::Result<(Guard<'a>, Woken), (Guard<'a>, Error)> {
+        let Some(expected) = slot::prepare(word) else { return Ok((st, Woken::Look)) };
+        let token = st.next_token;
+        st.next_token += 1;
+        if st.followers.try_reserve(1).is_err() {
+            return Err((st, Error::NOMEM));
+        }
+        st.followers.push_back(Follower { token, word });
+        drop(st);
+        let woken = word.sleep(expected, deadline);
+        let mut st = self.lock();
+        st.followers.retain(|f| f.token != token);
+        Ok((st, woken))
+    }
+
+    /// A thread leaves a blocking call.
+    fn leave(&self, st: &mut State) {
+        st.inside -= 1;
+        if st.closing && st.inside == 0 {
+            self.notify_rare();
+        }
+    }
+
+    /// Nobody drives: the next follower shall.
+    fn hand_over(&self, mut st: Guard<'_>) {
+        let mut nudged: Option<WakeAddress> = None;
+        if st.driver.is_some() && st.poll_wanted == 0 {
+            if let Some(next) = st.followers.pop_front() {
+                st.counters.handovers += 1;
+                // SAFETY: a listed follower's word is alive (see `Follower`), and only its owner unlists it, under this lock.
+                let word = unsafe { &*next.word };
+                nudged = slot::nudge(word).then(|| word.wake_address());
+            }
+        } else if st.poll_wanted > 0 && st.driver.is_some() {
+            self.notify_rare();
+        }
+        drop(st);
+        if let Some(at) = nudged {
+            sync::wake(at);
+        }
+    }
+
+    pub fn slot_wait(
+        &self,
+        m: &Manager,
+        handle: Handle,
+        direction: Direction,
+        deadline: i64,
+        level_check: bool,
+    ) -> Result<i32> {
+        let st = self.lock();
+        let word = st.reg.slot(handle)?.word(direction);
+        let fd = st.reg.fds.find(handle).filter(|_| handle.is(Kind::Fd)).map(|i| st.reg.fds.at(i).value.fd);
+        drop(st);
+        if let (true, Some(fd)) = (level_check, fd) {
+            let interest = match direction {
+                Direction::Read => Interest::READ | Interest::RDHUP,
+                Direction::Write => Interest::WRITE,
+            };
+            let taken = slot::consume(word);
+            let ready = taken | backend::ready_now(fd, interest)? & interest.wants();
+            if !ready.is_empty() {
+                return Ok(ready.0 as i32);
+            }
+        }
+        self.wait(m, word, deadline, &mut |st, _| match look_at_slot(st, handle, word) {
+            Ok(ready) if ready.is_empty() => None,
+            Ok(ready) => Some(Ok(ready.0 as i32)),
+            Err(Error::STALE) => Some(Err(Error::CANCELLED)),
+            Err(e) => Some(Err(e)),
+        })
+    }
+
+    pub fn slot_consume(&self, handle: Handle, direction: Direction) -> Result<i32> {
+        let mut st = self.lock();
+        let word = st.reg.slot(handle)?.word(direction);
+        look_at_slot(&mut st, handle, word).map(|ready| ready.0 as i32)
+    }
+
+    pub fn queue_wait(
+        &self,
+        m: &Manager,
+        queue: &crate::target::queue::Queue,
+        out: &mut [MaybeUninit<bell_event>],
+        deadline: i64,
+    ) -> Result<usize> {
+        self.wait(m, &queue.word, deadline, &mut |_, leading| match queue.drain(out, Some(leading)) {
+            Ok(0) => None,
+            Err(Error::STALE) => Some(Err(Error::CANCELLED)),
+            found => Some(found),
+        })
+    }
+
+    // ---- waiting for others
+
+    /// The lock, with no delivery under way: for `bell_before_fork`.
+    pub fn lock_idle(&self) -> Guard<'_> {
+        loop {
+            let st = self.lock();
+            if st.deliveries.is_idle() {
+                return st;
+            }
+            drop(st);
+            self.sync();
+        }
+    }
+
+    /// Returns when no delivery is under way that had begun before.
+    pub fn sync(&self) {
+        let mut st = self.lock();
+        let Some(ticket) = st.deliveries.ticket() else { return };
+        st.inside += 1;
+        while !st.deliveries.is_over(ticket) {
+            st = self.wait_rare(st);
+        }
+        self.leave(&mut st);
+    }
+
+    /// Everybody who is inside shall leave.
+    pub fn close(&self, mut st: Guard<'_>) {
+        st.closing = true;
+        let sleepers: Vec<WakeAddress> = st
+            .followers
+            .iter()
+            .filter_map(|f| {
+                // SAFETY: as in `hand_over`.
+                let word = unsafe { &*f.word };
+                slot::nudge(word).then(|| word.wake_address())
+            })
+            .collect();
+        drop(st);
+        sleepers.into_iter().for_each(sync::wake);
+        let _ = self.wake(false);
+        self.notify_rare();
+    }
+
+    /// After `close`: waits until nobody is inside.
+    pub fn wait_until_empty(&self) {
+        let mut st = self.lock();
+        while st.inside > 0 {
+            st = self.wait_rare(st);
+        }
+    }
+
+    /// Poisoned: whoever sleeps shall find out. The lock may be held by nobody who can be trusted, so it is only tried.
+    pub fn alarm_all(&self) {
+        if let Some(st) = self.try_lock() {
+            for f in &st.followers {
+                // SAFETY: as in `hand_over`.
+                let word = unsafe { &*f.word };
+                if slot::nudge(word) {
+                    sync::wake(word.wake_address());
+                }
+            }
+        }
+        let _ = self.wake(true);
+        self.notify_rare();
+    }
+
+    /// In a forked child: the threads that were inside do not exist here.
+    pub fn start_over(&mut self, max_events: usize) -> Result<()> {
+        let backend = Backend::new()?;
+        let driver = Driver::new(max_events)?;
+        self.backend = backend; // closes the inherited fds; EPOLL_CTL_DEL would edit the parent's set (F6)
+        self.sleep = SleepState::new();
+        self.rare = Word::new(0);
+        let st = self.state.get_mut();
+        st.driver = Some(driver);
+        st.followers.clear();
+        st.deliveries = Default::default();
+        st.counters.waiters = 0;
+        st.sleep_until = AWAKE;
+        st.alarms = [NEVER; 3];
+        st.nested = false;
+        st.rouse = false;
+        (st.inside, st.poll_wanted) = (0, 0);
+        (st.ghosts, st.ghost_events) = (0, 0);
+        Ok(())
+    }
+
+    /// Forked with an unknown state: a new one. The old is leaked, because it may be torn.
+    pub fn replace_state(&mut self, state: State) {
+        std::mem::forget(std::mem::replace(&mut self.state, Mutex::new(state)));
+    }
+
+    pub fn after_fork_alarms(&self) -> Result<()> {
+        self.set_alarms(&mut self.lock())
+    }
+}
+
+/// Takes news from a word. An fd that the kernel cannot poll is always news, if it is edge-triggered: no event will come
+/// again.
+fn look_at_slot(st: &mut State, handle: Handle, word: &Word) -> Result<Ready> {
+    st.reg.slot(handle)?;
+    let ready = slot::consume(word);
+    if ready.is_empty() && handle.is(Kind::Fd) {
+        if let Some(index) = st.reg.fds.find(handle) {
+            let fd = &st.reg.fds.at(index).value;
+            if fd.is(ALWAYS) && fd.is(ARMED) && !fd.is(CLOSED) && fd.mode == Mode::Edge {
+                return Ok(Ready(fd.interest.0 as u32) & (Ready::READ | Ready::WRITE));
+            }
+        }
+    }
+    Ok(ready)
+}

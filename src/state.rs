@@ -1,0 +1,823 @@
+//! A shard's state, and what is decided under its lock: what the kernel is asked for, what fires, what is cancelled.
+//!
+//! A registration of an fd is armed or not, and attached to its fd's list until it is closed. The kernel sees one entry for
+//! each fd: edge-triggered if any armed registration is EDGE, else one-shot; the union of armed interests; the first
+//! registration's handle as cookie. Every arming makes a system call, though the union may be the same: it makes the kernel
+//! look again, and it finds out if the number means another file by now (twisted#12681).
+use crate::backend::{self, Backend, Events, Trigger};
+use crate::deliveries::Deliveries;
+use crate::error::{Error, Result};
+use crate::event::{Clock, Handle, Interest, Kind, Mode, NEVER, Ready};
+use crate::fd_table::FdTable;
+use crate::ffi::abi::{BELL_CANCELLED, BELL_FIRED, bell_counters, bell_event};
+use crate::registry::*;
+use crate::sync::Word;
+use crate::target::ready_list::{After, In, Pushed, ReadyList};
+use crate::target::slot::{self, Slots};
+use crate::target::{Batch, Notification, Target};
+use crate::timers::{Timers, UNARMED};
+use std::collections::VecDeque;
+use std::mem::MaybeUninit;
+
+/// `State::sleep_until` while the driver is awake: no deadline is earlier.
+pub const AWAKE: i64 = i64::MIN;
+
+/// Who has the driver.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    Poll,
+    Waiter,
+    Thread,
+}
+
+/// What a turn needs for itself. Whoever holds the box is the driver.
+pub struct Driver {
+    pub events: Events,
+    pub batch: Batch,
+}
+
+impl Driver {
+    pub fn new(max_events: usize) -> Result<Box<Driver>> {
+        Ok(Box::new(Driver { events: Events::new(max_events)?, batch: Batch::default() }))
+    }
+}
+
+/// A waiter that sleeps on its word while another one drives.
+pub struct Follower {
+    pub token: u64,
+    pub word: *const Word,
+}
+// SAFETY: the word is atomic, and alive as long as the follower is listed: it is a slot's (never unmapped while somebody is
+// inside the manager) or a queue's that the waiter holds.
+unsafe impl Send for Follower {}
+
+/// The caller's array of a polling call.
+pub struct Sink<'a> {
+    pub out: &'a mut [MaybeUninit<bell_event>],
+    pub n: usize,
+}
+
+impl Sink<'_> {
+    fn is_full(&self) -> bool {
+        self.n == self.out.len()
+    }
+}
+
+/// What every decision needs from outside the lock.
+#[derive(Clone, Copy)]
+pub struct Env<'a> {
+    pub backend: &'a Backend,
+    pub fds: &'a FdTable,
+}
+
+/// Where deliveries of one turn (or of one call) go.
+pub struct Out<'a, 'b> {
+    pub batch: &'a mut Batch,
+    pub sink: Option<&'a mut Sink<'b>>,
+    /// The shard, if its driver delivers.
+    pub from: Option<usize>,
+}
+
+pub struct State {
+    pub reg: Registry,
+    pub timers: [Timers; 3],
+    pub driver: Option<Box<Driver>>,
+    /// Who has it, while it is away.
+    pub role: Role,
+    pub followers: VecDeque<Follower>,
+    pub next_token: u64,
+    pub deliveries: Deliveries,
+    /// Armed registrations of fds that the kernel cannot poll: delivered in the next turn.
+    pub always: VecDeque<Handle>,
+    pub counters: bell_counters,
+    /// When the sleeping driver wakes by itself.
+    pub sleep_until: i64,
+    /// What the backend's alarms are set to.
+    pub alarms: [i64; 3],
+    /// `bell_pollable_fd` was called: the monotonic alarm is kept too.
+    pub nested: bool,
+    /// The driver must be woken when the lock is released.
+    pub rouse: bool,
+    /// Threads inside blocking calls.
+    pub inside: u32,
+    pub closing: bool,
+    /// Calls of `bell_poll` that wait for a waiter to make way.
+    pub poll_wanted: u32,
+    /// Fds that could not be taken out of the kernel's set, and events they have caused since.
+    pub ghosts: u32,
+    pub ghost_events: u32,
+    /// Fds whose registrations did not all fit in a batch when something had to be told to all of them: (fd, is it closed).
+    pub retry: Vec<(i32, bool)>,
+}
+
+/// So many events of ghosts, and the kernel's object is made anew.
+pub const GHOST_EVENTS: u32 = 16;
+
+impl State {
+    pub fn new(shard: u8, slack: i64, max_events: usize) -> Result<State> {
+        Ok(State {
+            reg: Registry::new(shard, slack),
+            timers: Default::default(),
+            driver: Some(Driver::new(max_events)?),
+            role: Role::Poll,
+            followers: VecDeque::new(),
+            next_token: 0,
+            deliveries: Deliveries::default(),
+            always: VecDeque::new(),
+            counters: zero_counters(),
+            sleep_until: AWAKE,
+            alarms: [NEVER; 3],
+            nested: false,
+            rouse: false,
+            inside: 0,
+            closing: false,
+            poll_wanted: 0,
+            ghosts: 0,
+            ghost_events: 0,
+            retry: Vec::new(),
+        })
+    }
+
+    // ---- what the kernel is asked for
+
+    fn ctl<R>(&mut self, result: Result<R>) -> Result<R> {
+        self.counters.ctl_calls += 1;
+        self.counters.ctl_errors += result.is_err() as u64;
+        result
+    }
+
+    /// Makes the kernel's entry what the list wants. `look`: also when it is that already, so that the kernel looks at the fd.
+    /// An error has changed nothing in the kernel.
+    pub fn sync_kernel(&mut self, env: Env, head: u32, look: bool) -> Result<()> {
+        let (interest, edge) = self.reg.wanted(head);
+        let (trigger, next) = if edge { (Trigger::Edge, Kernel::Edge) } else { (Trigger::Oneshot, Kernel::Oneshot) };
+        let cookie = self.reg.fd_handle(head).0;
+        let fd = &self.reg.fds.at(head).value;
+        let (number, now, asked) = (fd.fd, fd.kernel, fd.asked);
+        let next = if interest.is_empty() {
+            match now {
+                Kernel::Absent | Kernel::Disarmed => return Ok(()),
+                Kernel::Edge | Kernel::Oneshot => {
+                    let r = env.backend.remove(number);
+                    self.ctl(r)?;
+                    Kernel::Absent
+                }
+            }
+        } else if now == Kernel::Absent {
+            let r = match env.backend.add(number, interest, trigger, false, cookie) {
+                // The kernel knows this file under this number: a leftover that we took for gone.
+                Err(e) if e.code() == -libc::EEXIST => env.backend.modify(number, interest, trigger, cookie),
+                r => r,
+            };
+            self.ctl(r)?;
+            next
+        } else {
+            if !look && now == next && asked == interest {
+                return Ok(());
+            }
+            let r = env.backend.modify(number, interest, trigger, cookie);
+            self.ctl(r)?;
+            next
+        };
+        let fd = &mut self.reg.fds.at_mut(head).value;
+        (fd.kernel, fd.asked) = (next, interest);
+        Ok(())
+    }
+
+    /// As above where no result can tell: the armed registrations are told ERR with the status.
+    pub fn sync_kernel_or_tell(&mut self, env: Env, head: u32, look: bool, out: &mut Out) {
+        match self.sync_kernel(env, head, look) {
+            Ok(()) => {}
+            Err(Error::NOENT | Error::BADF) => self.ghost(env, head, out),
+            Err(e) => {
+                let mut at = head;
+                let number = self.reg.fds.at(head).value.fd;
+                while at != NIL {
+                    let entry = self.reg.fds.at(at);
+                    let (next, armed) = (entry.link, entry.value.is(ARMED));
+                    if out.batch.is_full() {
+                        return self.later(number, false);
+                    }
+                    if armed {
+                        self.fire_fd(env, at, Ready::ERR, e.code(), out);
+                    }
+                    at = next;
+                }
+            }
+        }
+    }
+
+    /// The fd was closed behind our back: its registrations are told, and leave its list.
+    pub fn ghost(&mut self, env: Env, head: u32, out: &mut Out) {
+        let fd = &self.reg.fds.at(head).value;
+        let (number, kernel) = (fd.fd, fd.kernel);
+        self.forget_kernel(env, number, kernel);
+        if !self.close_list(env, number, Error::BADF.code(), out) {
+            self.later(number, true);
+        }
+    }
+
+    /// The next turn goes on.
+    fn later(&mut self, number: i32, closed: bool) {
+        if self.retry.try_reserve(1).is_ok() {
+            self.retry.push((number, closed));
+            self.rouse = true;
+        }
+    }
+
+    /// Goes on with one of those. False: the batch is full.
+    pub fn try_again(&mut self, env: Env, out: &mut Out) -> bool {
+        while let Some((number, closed)) = self.retry.pop() {
+            let head = env.fds.head(number);
+            if head != NIL && closed {
+                self.ghost(env, head, out);
+            } else if head != NIL {
+                self.sync_kernel_or_tell(env, head, true, out);
+            }
+            if out.batch.is_full() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Takes an fd out of the kernel's set. If that fails it was closed behind our back, and a duplicate elsewhere may keep
+    /// the entry alive where we cannot remove it (F1 of the museum; libev's ev_epoll.c tells the same).
+    pub fn forget_kernel(&mut self, env: Env, number: i32, kernel: Kernel) {
+        if kernel == Kernel::Absent {
+            return;
+        }
+        let r = env.backend.remove(number);
+        if self.ctl(r).is_err() {
+            self.counters.ghosts += 1;
+            self.ghosts += 1;
+        }
+    }
+
+    /// Tells every registration of an fd CLOSED and takes it out of the list. False: the batch is full, call again.
+    pub fn close_list(&mut self, env: Env, number: i32, status: i32, out: &mut Out) -> bool {
+        loop {
+            let head = env.fds.head(number);
+            if head == NIL {
+                return true;
+            }
+            if out.batch.is_full() {
+                return false;
+            }
+            self.reg.detach(env.fds, head);
+            self.close_one(env, head, status, out);
+        }
+    }
+
+    /// A registration that has left its list is told.
+    pub fn close_one(&mut self, env: Env, index: u32, status: i32, out: &mut Out) {
+        let fd = &mut self.reg.fds.at_mut(index).value;
+        fd.set(CLOSED, true);
+        fd.kernel = Kernel::Absent;
+        self.cancel_deadline(index);
+        self.fire_fd(env, index, Ready::CLOSED, status, out);
+    }
+
+    /// Takes the registration out of its list, and the kernel's entry along if it was the last one.
+    /// An error is the kernel's, about those that are left.
+    fn leave_list(&mut self, env: Env, index: u32) -> Result<()> {
+        let fd = &self.reg.fds.at(index).value;
+        let (number, kernel, exclusive) = (fd.fd, fd.kernel, fd.is(EXCLUSIVE));
+        if fd.is(CLOSED) {
+            return Ok(());
+        }
+        if exclusive {
+            self.forget_kernel(env, number, kernel);
+            env.fds.release_exclusive(number);
+            return Ok(());
+        }
+        let was_head = env.fds.head(number) == index;
+        let head = self.reg.detach(env.fds, index);
+        if head == NIL {
+            self.forget_kernel(env, number, kernel);
+            return Ok(());
+        }
+        // A new first registration is a new cookie: the kernel must be told, also if the interest is the same.
+        self.sync_kernel(env, head, was_head)
+    }
+
+    // ---- firing
+
+    /// Delivers to a registration of an fd, which may be freed by that.
+    pub fn fire_fd(&mut self, env: Env, index: u32, ready: Ready, status: i32, out: &mut Out) {
+        let handle = self.reg.fd_handle(index);
+        let fd = &mut self.reg.fds.at_mut(index).value;
+        if fd.mode != Mode::Edge || fd.is(CLOSED) {
+            fd.set(ARMED, false);
+        }
+        let news = News { handle, user_data: fd.user_data, ready, status, data: 0, add: false, after: fd.after() };
+        let spent_deadline = fd.mode == Mode::Oneshot && fd.pos != UNARMED;
+        let release = fd.is(RELEASE) && !is_listed(&fd.target);
+        let interest = fd.interest;
+        deliver(&mut fd.target, &news, interest, &self.reg.slots, &mut self.reg.poll, &mut self.counters, out);
+        if spent_deadline {
+            self.cancel_deadline(index);
+        }
+        if release {
+            self.free_fd(env, index, out);
+        }
+    }
+
+    /// Frees a registration.
+    fn free_fd(&mut self, env: Env, index: u32, out: &mut Out) {
+        let number = self.reg.fds.at(index).value.fd;
+        if self.leave_list(env, index).is_err() {
+            let head = env.fds.head(number);
+            self.sync_kernel_or_tell(env, head, true, out);
+        }
+        self.cancel_deadline(index);
+        let fd = self.reg.fds.remove(index);
+        self.reg.unbind(fd.target);
+    }
+
+    /// The kernel says that an fd is ready. `from`: go on behind this registration. Returns where to go on when the batch is
+    /// full.
+    pub fn dispatch(&mut self, env: Env, cookie: Handle, ready: Ready, from: Option<Handle>, out: &mut Out) -> Option<Handle> {
+        let Some(head) = self.reg.fds.find(cookie) else {
+            self.counters.stale_dropped += 1;
+            self.ghost_events += (self.ghosts > 0) as u32;
+            return None;
+        };
+        let first = self.reg.fds.at_mut(head);
+        let (number, single) = (first.value.fd, first.link == NIL);
+        if first.value.is(CLOSED) {
+            self.counters.stale_dropped += 1;
+            self.ghost_events += (self.ghosts > 0) as u32;
+            return None;
+        }
+        if from.is_none() && first.value.kernel == Kernel::Oneshot {
+            first.value.kernel = Kernel::Disarmed;
+        }
+        if ready.has(Ready::CLOSED) {
+            // Only poll(2) tells: the number is not open any more, and its entry is gone.
+            first.value.kernel = Kernel::Absent;
+            self.counters.ghosts += 1;
+            if !self.close_list(env, number, Error::BADF.code(), out) {
+                return Some(cookie);
+            }
+            return None;
+        }
+        let mut at = match from.and_then(|h| self.reg.fds.find(h)) {
+            Some(index) => index,
+            None => head,
+        };
+        let mut wanted = false;
+        while at != NIL {
+            let entry = self.reg.fds.at(at);
+            let next = entry.link;
+            let fd = &entry.value;
+            let told = ready & fd.interest.wants();
+            if fd.is(ARMED) && !told.is_empty() && !fd.is(ALWAYS) {
+                if out.batch.is_full() {
+                    return Some(self.reg.fd_handle(at));
+                }
+                wanted = true;
+                self.fire_fd(env, at, told, 0, out);
+            }
+            at = next;
+        }
+        self.counters.spurious += !wanted as u64;
+        // What is left to do: arm the kernel's one-shot again for those that were not told, or narrow an edge that
+        // nobody wanted. A single EDGE registration, the usual case, needs neither.
+        let alive = self.reg.fds.find(cookie).is_some();
+        if !(single && wanted && alive && self.reg.fds.at(head).value.kernel == Kernel::Edge) {
+            let head = env.fds.head(number);
+            if head != NIL {
+                let edge = self.reg.fds.at(head).value.kernel == Kernel::Edge;
+                if !edge || !wanted {
+                    self.sync_kernel_or_tell(env, head, false, out);
+                }
+            }
+        }
+        None
+    }
+
+    /// A timer has come due.
+    pub fn fire_timer(&mut self, env: Env, id: u32, now: i64, looked_at_all: bool, out: &mut Out) {
+        self.counters.timers_fired += 1;
+        if id & FD_DEADLINE != 0 {
+            return self.fire_deadline(env, id & !FD_DEADLINE, now, looked_at_all, out);
+        }
+        let handle = self.reg.timeout_handle(id);
+        let period = if self.reg.timeouts.at(id).value.extra { self.reg.extra(id).period } else { 0 };
+        let timeout = &mut self.reg.timeouts.at_mut(id).value;
+        let due = timeout.deadline;
+        count_lateness(&mut self.counters, now - due);
+        let mut expirations = 1;
+        if period > 0 {
+            let missed = (now - due) / period;
+            expirations += missed as u64;
+            timeout.deadline = due.saturating_add(period.saturating_mul(missed + 1)).min(NEVER - 1);
+        }
+        let news = News {
+            handle,
+            user_data: timeout.user_data,
+            ready: Ready::TIMEOUT,
+            status: 0,
+            data: expirations,
+            add: true,
+            after: timeout.after(),
+        };
+        let clock = timeout.clock;
+        let release = timeout.release && !is_listed(&timeout.target);
+        deliver(
+            &mut timeout.target,
+            &news,
+            Interest::READ,
+            &self.reg.slots,
+            &mut self.reg.poll,
+            &mut self.counters,
+            out,
+        );
+        if period > 0 {
+            // The heap has just given up an item, so there is room: this cannot fail for want of memory.
+            let _ = self.timers[clock as usize].insert(&mut self.reg, id);
+        }
+        if release {
+            self.free_timeout(id);
+        }
+    }
+
+    fn fire_deadline(&mut self, env: Env, index: u32, now: i64, looked_at_all: bool, out: &mut Out) {
+        let fd = &mut self.reg.fds.at_mut(index).value;
+        count_lateness(&mut self.counters, now - fd.deadline);
+        fd.deadline = NEVER;
+        let (number, interest, one_shot) = (fd.fd, fd.interest, fd.mode == Mode::Oneshot);
+        if !fd.is(ARMED) {
+            return;
+        }
+        // Readiness wins a tie. If the kernel had more to report than fitted, this fd may be among the rest.
+        let mut ready = Ready::TIMEOUT;
+        if !looked_at_all && one_shot {
+            ready = backend::ready_now(number, interest).map_or(ready, |r| r & interest.wants());
+            if ready.is_empty() {
+                ready = Ready::TIMEOUT;
+            }
+        }
+        let always = fd.is(ALWAYS);
+        // LEVEL and EDGE stay armed after a timeout.
+        if !one_shot {
+            return self.tell_timeout(index, out);
+        }
+        self.fire_fd(env, index, ready, 0, out);
+        let head = env.fds.head(number);
+        if head != NIL && !always {
+            self.sync_kernel_or_tell(env, head, false, out);
+        }
+    }
+
+    fn tell_timeout(&mut self, index: u32, out: &mut Out) {
+        let handle = self.reg.fd_handle(index);
+        let fd = &mut self.reg.fds.at_mut(index).value;
+        // A LEVEL registration that was told TIMEOUT only is still armed in the kernel: nothing to look at again.
+        let news = News {
+            handle,
+            user_data: fd.user_data,
+            ready: Ready::TIMEOUT,
+            status: 0,
+            data: 0,
+            add: false,
+            after: After::Nothing,
+        };
+        let interest = fd.interest;
+        deliver(&mut fd.target, &news, interest, &self.reg.slots, &mut self.reg.poll, &mut self.counters, out);
+    }
+
+    /// Somebody has posted a user event.
+    pub fn fire_user(&mut self, index: u32, generation: u32, bits: u32, out: &mut Out) {
+        let handle = Handle::new(Kind::User, self.reg.shard, index, generation);
+        if self.reg.users.find(handle).is_none() {
+            self.counters.stale_dropped += 1;
+            return;
+        }
+        let user = &mut self.reg.users.at_mut(index).value;
+        let bits = bits | user.kept.take().unwrap_or(0);
+        if matches!(user.target, Target::None) {
+            user.kept = Some(bits);
+            return;
+        }
+        let news = News {
+            handle,
+            user_data: user.user_data,
+            ready: Ready::USER,
+            status: 0,
+            data: bits as u64,
+            add: false,
+            after: After::Nothing,
+        };
+        deliver(
+            &mut user.target,
+            &news,
+            Interest::READ,
+            &self.reg.slots,
+            &mut self.reg.poll,
+            &mut self.counters,
+            out,
+        );
+    }
+
+    /// Registrations that released themselves by being drained.
+    pub fn reap(&mut self, env: Env, out: &mut Out) {
+        while let Some(handle) = self.reg.poll.take(In::Release) {
+            self.release(env, handle, out);
+        }
+    }
+
+    pub fn release(&mut self, env: Env, handle: Handle, out: &mut Out) {
+        if let (true, Some(index)) = (handle.is(Kind::Fd), self.reg.fds.find(handle)) {
+            self.free_fd(env, index, out);
+        } else if let (true, Some(index)) = (handle.is(Kind::Timeout), self.reg.timeouts.find(handle)) {
+            self.free_timeout(index);
+        }
+    }
+
+    /// A LEVEL registration was drained, and its consumer comes again: is the fd still ready?
+    pub fn relook(&mut self, env: Env, handle: Handle, out: &mut Out) {
+        let Some(index) = self.reg.fds.find(handle) else { return };
+        let fd = &mut self.reg.fds.at_mut(index).value;
+        if fd.is(CLOSED) || fd.mode != Mode::Level {
+            return;
+        }
+        fd.set(ARMED, true);
+        if fd.is(ALWAYS) {
+            self.tell_always(index);
+        } else {
+            let head = env.fds.head(fd.fd);
+            self.sync_kernel_or_tell(env, head, true, out);
+        }
+    }
+
+    /// The kernel cannot poll this fd, and its owner has said that it is always ready: the next turn delivers.
+    pub fn tell_always(&mut self, index: u32) {
+        let handle = self.reg.fd_handle(index);
+        if self.always.try_reserve(1).is_ok() {
+            self.always.push_back(handle);
+            self.rouse = true;
+        }
+    }
+
+    pub fn fire_always(&mut self, env: Env, out: &mut Out) {
+        for _ in 0..self.always.len() {
+            if out.batch.is_full() {
+                return;
+            }
+            let Some(handle) = self.always.pop_front() else { return };
+            let Some(index) = self.reg.fds.find(handle) else { continue };
+            let fd = &self.reg.fds.at(index).value;
+            if fd.is(ARMED) && fd.is(ALWAYS) {
+                let ready = Ready(fd.interest.0 as u32) & (Ready::READ | Ready::WRITE);
+                self.fire_fd(env, index, ready, 0, out);
+            }
+        }
+    }
+
+    // ---- deadlines
+
+    /// A deadline was armed or moved: must the driver hear of it?
+    fn note_deadline(&mut self, env: Env, clock: Clock, hard: i64) -> Result<()> {
+        let c = clock as usize;
+        if clock == Clock::Monotonic {
+            if hard < self.sleep_until {
+                self.rouse = true;
+            }
+            if !self.nested {
+                return Ok(());
+            }
+        }
+        if hard < self.alarms[c] {
+            env.backend.set_alarm(clock, hard)?;
+            self.alarms[c] = hard;
+        }
+        Ok(())
+    }
+
+    fn hard(&self, id: u32) -> i64 {
+        use crate::timers::Nodes;
+        self.reg.due(id).saturating_add(self.reg.slack(id)).min(NEVER - 1)
+    }
+
+    /// Arms the timer of an entry whose deadline is set. An error has changed nothing.
+    fn arm(&mut self, env: Env, clock: Clock, id: u32) -> Result<()> {
+        self.timers[clock as usize].insert(&mut self.reg, id)?;
+        let hard = self.hard(id);
+        if let Err(e) = self.note_deadline(env, clock, hard) {
+            self.timers[clock as usize].remove(&mut self.reg, id);
+            return Err(e);
+        }
+        self.counters.timers_armed += 1;
+        Ok(())
+    }
+
+    /// Sets, moves or takes away the deadline of an fd's registration.
+    pub fn set_deadline(&mut self, env: Env, index: u32, deadline: i64) -> Result<()> {
+        let id = index | FD_DEADLINE;
+        let fd = &mut self.reg.fds.at_mut(index).value;
+        let (old, armed) = (fd.deadline, fd.pos != UNARMED);
+        if deadline == NEVER {
+            self.cancel_deadline(index);
+            return Ok(());
+        }
+        fd.deadline = deadline;
+        if !armed {
+            return self.arm(env, Clock::Monotonic, id).inspect_err(|_| self.reg.fds.at_mut(index).value.deadline = old);
+        }
+        self.move_timer(env, Clock::Monotonic, id, deadline < old)
+    }
+
+    fn move_timer(&mut self, env: Env, clock: Clock, id: u32, earlier: bool) -> Result<()> {
+        self.counters.timers_moved += 1;
+        self.timers[clock as usize].moved(&mut self.reg, id);
+        if earlier {
+            let hard = self.hard(id);
+            return self.note_deadline(env, clock, hard);
+        }
+        Ok(())
+    }
+
+    pub fn cancel_deadline(&mut self, index: u32) {
+        let fd = &mut self.reg.fds.at_mut(index).value;
+        fd.deadline = NEVER;
+        if fd.pos != UNARMED {
+            self.timers[Clock::Monotonic as usize].remove(&mut self.reg, index | FD_DEADLINE);
+            self.counters.timers_cancelled += 1;
+        }
+    }
+
+    /// Arms a timeout, or moves it if it is armed.
+    pub fn set_timeout(&mut self, env: Env, index: u32, deadline: i64) -> Result<()> {
+        let timeout = &mut self.reg.timeouts.at_mut(index).value;
+        let (old, armed, clock) = (timeout.deadline, timeout.pos != UNARMED, timeout.clock);
+        if deadline == NEVER {
+            self.cancel_timeout(index);
+            return Ok(());
+        }
+        timeout.deadline = deadline;
+        if !armed {
+            return self.arm(env, clock, index).inspect_err(|_| self.reg.timeouts.at_mut(index).value.deadline = old);
+        }
+        self.move_timer(env, clock, index, deadline < old)
+    }
+
+    fn cancel_timeout(&mut self, index: u32) {
+        let timeout = &mut self.reg.timeouts.at_mut(index).value;
+        timeout.deadline = NEVER;
+        let clock = timeout.clock;
+        if timeout.pos != UNARMED {
+            self.timers[clock as usize].remove(&mut self.reg, index);
+            self.counters.timers_cancelled += 1;
+        }
+    }
+
+    fn free_timeout(&mut self, index: u32) {
+        self.cancel_timeout(index);
+        let timeout = self.reg.timeouts.remove(index);
+        if timeout.extra {
+            self.reg.extras.remove(&index);
+        }
+        self.reg.unbind(timeout.target);
+    }
+
+    // ---- cancelling
+
+    /// `BELL_CANCELLED` or `BELL_FIRED`.
+    pub fn unregister(&mut self, env: Env, handle: Handle, out: &mut Out) -> Result<i32> {
+        match handle.kind() {
+            Some(Kind::Fd) => self.unregister_fd(env, handle, out),
+            Some(Kind::Timeout) => {
+                let index = self.reg.timeouts.find(handle).ok_or(Error::STALE)?;
+                let timeout = &self.reg.timeouts.at(index).value;
+                let armed = timeout.pos != UNARMED || self.reg.is_undelivered(&timeout.target);
+                self.end_slot(&self.reg.timeouts.at(index).value.target, out);
+                self.rouse |= self.role == Role::Waiter && self.driver.is_none();
+                self.free_timeout(index);
+                Ok(if armed { BELL_CANCELLED as i32 } else { BELL_FIRED })
+            }
+            Some(Kind::User) => {
+                let index = self.reg.users.find(handle).ok_or(Error::STALE)?;
+                self.end_slot(&self.reg.users.at(index).value.target, out);
+                self.rouse |= self.role == Role::Waiter && self.driver.is_none();
+                let user = self.reg.users.remove(index);
+                let armed = !matches!(user.target, Target::None);
+                self.reg.unbind(user.target);
+                Ok(if armed { BELL_CANCELLED as i32 } else { BELL_FIRED })
+            }
+            _ => Err(Error::INVAL),
+        }
+    }
+
+    fn unregister_fd(&mut self, env: Env, handle: Handle, out: &mut Out) -> Result<i32> {
+        let index = self.reg.fds.find(handle).ok_or(Error::STALE)?;
+        let fd = &self.reg.fds.at(index).value;
+        let live = fd.is(ARMED) || (fd.mode != Mode::Oneshot && !fd.is(CLOSED));
+        let undelivered = self.reg.is_undelivered(&fd.target);
+        self.end_slot(&self.reg.fds.at(index).value.target, out);
+        self.rouse |= self.role == Role::Waiter && self.driver.is_none();
+        self.free_fd(env, index, out);
+        Ok(if live || undelivered { BELL_CANCELLED as i32 } else { BELL_FIRED })
+    }
+
+    /// Sleepers on a slot that ends are told.
+    pub fn end_slot(&self, target: &Target, out: &mut Out) {
+        if let Target::Slot { slot } = target {
+            let slot = self.reg.slots.get(*slot);
+            for word in [&slot.rd, &slot.wr] {
+                if slot::publish(word, Ready::CANCELLED) {
+                    out.batch.push(Notification::Wake(word.wake_address()));
+                }
+            }
+        }
+    }
+}
+
+fn is_listed(target: &Target) -> bool {
+    matches!(target, Target::Poll { .. } | Target::Queue { .. })
+}
+
+fn count_lateness(counters: &mut bell_counters, late: i64) {
+    let late = late.max(0) as u64;
+    counters.late_max_ns = counters.late_max_ns.max(late);
+    counters.late_sum_ns = counters.late_sum_ns.saturating_add(late);
+}
+
+/// The one place where news goes to a target.
+#[inline]
+fn deliver(
+    target: &mut Target,
+    news: &News,
+    interest: Interest,
+    slots: &Slots,
+    poll: &mut ReadyList,
+    counters: &mut bell_counters,
+    out: &mut Out,
+) {
+    counters.events += 1;
+    match target {
+        Target::None => counters.events -= 1,
+        Target::Poll { node } => {
+            if let Some(sink) = &mut out.sink {
+                if !sink.is_full() && poll.is_empty() {
+                    sink.out[sink.n].write(bell_event {
+                        handle: news.handle.0,
+                        user_data: news.user_data,
+                        ready: news.ready.0,
+                        status: news.status,
+                        data: news.data,
+                    });
+                    sink.n += 1;
+                    if news.after != After::Nothing {
+                        poll.cancel(*node);
+                        poll.drained(*node);
+                    }
+                    return;
+                }
+            }
+            if poll.push(*node, news.ready, news.status, news.data, news.add) == Pushed::Merged {
+                counters.coalesced += 1;
+            }
+        }
+        Target::Slot { slot } => {
+            let slot = slots.get(*slot);
+            let both = Ready::HUP | Ready::ERR | Ready::TIMEOUT | Ready::CLOSED;
+            let rd = news.ready & !Ready::WRITE;
+            let wr = news.ready & (Ready::WRITE | both);
+            for (word, bits, on) in [
+                (&slot.rd, rd, interest.has(Interest::READ | Interest::PRI | Interest::RDHUP)),
+                (&slot.wr, wr, interest.has(Interest::WRITE)),
+            ] {
+                if on && !bits.is_empty() {
+                    if slot::publish(word, bits) {
+                        counters.wakes_sent += 1;
+                        out.batch.push(Notification::Wake(word.wake_address()));
+                    } else {
+                        counters.wakes_elided += 1;
+                    }
+                }
+            }
+        }
+        Target::Futex(word) => out.batch.push(Notification::Futex(*word, news.ready)),
+        Target::WakeFd(fd) => {
+            counters.wakes_sent += 1;
+            out.batch.push(Notification::WakeFd(*fd));
+        }
+        Target::Queue { queue, node } => {
+            let merged = queue.push(*node, news.ready, news.status, news.data, news.add, out.from, out.batch);
+            counters.coalesced += merged as u64;
+        }
+        Target::Mvar(_) => {
+            if let Target::Mvar(sp) = std::mem::take(target) {
+                counters.wakes_sent += 1;
+                out.batch.push(Notification::Mvar(sp));
+            }
+        }
+    }
+}
+
+pub fn zero_counters() -> bell_counters {
+    // SAFETY: a struct of integers.
+    unsafe { std::mem::zeroed() }
+}

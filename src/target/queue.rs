@@ -1,0 +1,256 @@
+//! Target QUEUE: many registrations, of any shard, one list of news.
+//!
+//! All of it is under the queue's own lock, which is taken under a shard's lock (delivery) or alone (drain), never the other way
+//! round. Beside the list there is one word, with the protocol of a slot word, for threads in `bell_queue_wait`:
+//!
+//! | state | list | READ bit of the word | doorbell |
+//! |---|---|---|---|
+//! | empty | empty | off | armed |
+//! | rung | has news | on | has rung |
+//!
+//! - push into the empty list: empty -> rung; publishes READ, which wakes every sleeper; rings the doorbell; writes the fd.
+//! - a drain that takes the last piece: rung -> empty; takes READ away and arms the doorbell. One that leaves something
+//!   leaves READ on, so that the next waiter does not sleep.
+//!
+//! So READ is on exactly while there is news, no sleeper sleeps while there is, and the doorbell rings once for each time
+//! the list becomes non-empty. A waiter who drives the home shard (`led`) sleeps in the kernel, not on the word:
+//! a delivery from elsewhere wakes that driver. (Modelled in `tests/loom_queue.rs`.)
+use super::ready_list::{After, In, Pushed, ReadyList};
+use super::{Batch, Notification, Target, slot};
+use crate::error::{Error, Result};
+use crate::event::{Handle, Ready};
+use crate::ffi::abi::bell_event;
+use crate::sync::{Mutex, MutexGuard, Word};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+pub struct Queue {
+    pub handle: Handle,
+    /// The shard whose driver a waiter becomes.
+    pub home: usize,
+    pub word: Word,
+    inner: Mutex<Inner>,
+}
+
+pub struct Inner {
+    list: ReadyList,
+    /// FUTEX, WAKE_FD, MVAR or None.
+    doorbell: Target,
+    /// An eventfd for `bell_queue_fd`, made at the first call.
+    fd: Option<OwnedFd>,
+    led: bool,
+    destroyed: bool,
+}
+
+impl Queue {
+    pub fn new(handle: Handle, home: usize, doorbell: Target) -> Queue {
+        Queue {
+            handle,
+            home,
+            word: Word::new(0),
+            inner: Mutex::new(Inner { list: ReadyList::new(), doorbell, fd: None, led: false, destroyed: false }),
+        }
+    }
+
+    /// For `bell_before_fork`.
+    pub fn freeze(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock()
+    }
+    /// For `bell_after_fork_child`: is somebody inside who does not exist here?
+    #[cfg(not(loom))]
+    pub fn is_torn(&self) -> bool {
+        self.inner.try_lock().is_none()
+    }
+
+    pub fn reserve(&self, handle: Handle, user_data: u64, after: After) -> Result<u32> {
+        let mut inner = self.inner.lock();
+        if inner.destroyed {
+            return Err(Error::STALE);
+        }
+        inner.list.reserve(handle, user_data, after)
+    }
+
+    /// True: the node had news that nobody will see now.
+    pub fn release(&self, node: u32) -> bool {
+        let mut inner = self.inner.lock();
+        let had_news = inner.list.release(node);
+        self.settle(&mut inner);
+        had_news
+    }
+
+    pub fn cancel(&self, node: u32) -> bool {
+        let mut inner = self.inner.lock();
+        let had_news = inner.list.cancel(node);
+        self.settle(&mut inner);
+        had_news
+    }
+
+    pub fn has_news(&self, node: u32) -> bool {
+        self.inner.lock().list.has_news(node)
+    }
+    pub fn set_after(&self, node: u32, after: After) {
+        self.inner.lock().list.set_after(node, after)
+    }
+
+    /// Delivers. `from`: the shard whose driver delivers, if a driver does. True: merged with older news.
+    pub fn push(
+        &self,
+        node: u32,
+        ready: Ready,
+        status: i32,
+        data: u64,
+        add: bool,
+        from: Option<usize>,
+        batch: &mut Batch,
+    ) -> bool {
+        let mut inner = self.inner.lock();
+        match inner.list.push(node, ready, status, data, add) {
+            Pushed::Merged => return true,
+            Pushed::More => {}
+            Pushed::First => {
+                if slot::publish(&self.word, Ready::READ) {
+                    batch.push(Notification::Wake(self.word.wake_address()));
+                }
+                if let Some(ring) = take_doorbell(&mut inner.doorbell) {
+                    batch.push(ring);
+                }
+                if let Some(fd) = &inner.fd {
+                    let one = 1u64;
+                    // SAFETY: our eventfd. Under the lock, so that it agrees with the list; it never blocks.
+                    unsafe { libc::write(fd.as_raw_fd(), (&raw const one).cast(), 8) };
+                }
+            }
+        }
+        if inner.led && from != Some(self.home) {
+            batch.push(Notification::Driver(self.home as u8));
+        }
+        false
+    }
+
+    /// Takes news. `led`: does the caller drive the home shard if there is none?
+    pub fn drain(&self, out: &mut [MaybeUninit<bell_event>], led: Option<bool>) -> Result<usize> {
+        let mut inner = self.inner.lock();
+        if let Some(led) = led {
+            inner.led = led;
+        }
+        if inner.destroyed {
+            return Err(Error::STALE);
+        }
+        let mut n = 0;
+        while n < out.len() {
+            let Some(event) = inner.list.pop() else { break };
+            out[n].write(event);
+            n += 1;
+        }
+        if n > 0 {
+            self.settle(&mut inner);
+        }
+        Ok(n)
+    }
+
+    /// The list may have become empty.
+    fn settle(&self, inner: &mut Inner) {
+        if !inner.list.is_empty() {
+            return;
+        }
+        let _ = slot::consume(&self.word);
+        if let Some(fd) = &inner.fd {
+            let mut count = 0u64;
+            // SAFETY: our eventfd, non-blocking; eight bytes of ours.
+            unsafe { libc::read(fd.as_raw_fd(), (&raw mut count).cast(), 8) };
+        }
+    }
+
+    pub fn take(&self, list: In) -> Option<Handle> {
+        self.inner.lock().list.take(list)
+    }
+    pub fn has(&self, list: In) -> bool {
+        !self.inner.lock().list.is_list_empty(list)
+    }
+    /// Must the driver that a waiter has become be woken to see a change made by `from` elsewhere?
+    pub fn is_led(&self) -> bool {
+        self.inner.lock().led
+    }
+
+    /// Puts another doorbell; the old one comes back.
+    pub fn set_doorbell(&self, doorbell: Target) -> Result<Target> {
+        let mut inner = self.inner.lock();
+        if inner.destroyed {
+            return Err(Error::STALE);
+        }
+        Ok(std::mem::replace(&mut inner.doorbell, doorbell))
+    }
+
+    pub fn fd(&self) -> Result<i32> {
+        let mut inner = self.inner.lock();
+        if inner.destroyed {
+            return Err(Error::STALE);
+        }
+        if inner.fd.is_none() {
+            inner.fd = Some(event_fd(!inner.list.is_empty())?);
+        }
+        Ok(inner.fd.as_ref().map_or(-1, |fd| fd.as_raw_fd()))
+    }
+
+    /// The doorbell, which is nobody's now. Sleepers are told by CANCELLED; true: they must be woken.
+    pub fn destroy(&self) -> Result<(Target, bool)> {
+        let mut inner = self.inner.lock();
+        if inner.destroyed {
+            return Err(Error::STALE);
+        }
+        if inner.list.used() > 0 {
+            return Err(Error::BUSY);
+        }
+        inner.destroyed = true;
+        inner.fd = None;
+        let asleep = slot::publish(&self.word, Ready::CANCELLED);
+        Ok((std::mem::take(&mut inner.doorbell), asleep))
+    }
+
+    /// In a forked child: waiters do not exist here, and the fd is shared with the parent.
+    pub fn start_over(&self) {
+        let mut inner = self.inner.lock();
+        inner.fd = None;
+        inner.led = false;
+    }
+
+    pub fn heap_bytes(&self) -> usize {
+        size_of::<Queue>() + self.inner.lock().list.heap_bytes()
+    }
+    pub fn describe(&self) -> String {
+        let inner = self.inner.lock();
+        format!(
+            "queue {:#x} shard={} registrations={} empty={}",
+            self.handle.0,
+            self.home,
+            inner.list.used(),
+            inner.list.is_empty()
+        )
+    }
+}
+
+/// An MVAR rings once; the others stay.
+fn take_doorbell(doorbell: &mut Target) -> Option<Notification> {
+    match doorbell {
+        Target::Futex(word) => Some(Notification::Futex(*word, Ready::READ)),
+        Target::WakeFd(fd) => Some(Notification::WakeFd(*fd)),
+        Target::Mvar(_) => match std::mem::take(doorbell) {
+            Target::Mvar(sp) => Some(Notification::Mvar(sp)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn event_fd(full: bool) -> Result<OwnedFd> {
+    // SAFETY: a new fd, owned from here on.
+    unsafe {
+        let fd = libc::eventfd(full as u32, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
+        Ok(OwnedFd::from_raw_fd(Error::check(fd)?))
+    }
+}
+#[cfg(not(target_os = "linux"))]
+fn event_fd(_full: bool) -> Result<OwnedFd> {
+    Err(Error::UNSUPPORTED)
+}
