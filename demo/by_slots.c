@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #define STACK_BYTES (64 * 1024)
@@ -94,9 +95,26 @@ static void *connection_thread(void *argument)
     return NULL;
 }
 
+/* Since Linux 6.16 a process has a futex hash of its own, by default of 16 buckets on a machine of two CPUs. With 10,000
+ * threads asleep each wake then walks a list of hundreds: 20,000 round trips per second instead of 56,000. */
+static void enlarge_futex_hash(uint32_t sleepers)
+{
+#ifndef PR_FUTEX_HASH
+#define PR_FUTEX_HASH 78
+#define PR_FUTEX_HASH_SET_SLOTS 1
+#endif
+    unsigned long buckets = 16;
+    while (buckets < sleepers)
+        buckets *= 2;
+    prctl(PR_FUTEX_HASH, PR_FUTEX_HASH_SET_SLOTS, buckets, 0, 0); /* older kernels need it not, and refuse it */
+}
+
 void slots_prepare(struct server *server, bell_config *config)
 {
-    (void)config;
+    /* No library threads: one of the waiting threads drives. With one (config->threads = 1) the throughput was the same:
+     * of 10,000 waiters the one that drives seldom is the one whose news comes. */
+    config->threads = 0;
+    enlarge_futex_hash(server->capacity);
     idle_threads = calloc(server->capacity, sizeof *idle_threads);
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);

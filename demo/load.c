@@ -23,7 +23,7 @@
 
 #define SHORTEST 64
 #define LONGEST 200
-#define BULK_BYTES (4u << 20)
+#define BULK_BYTES (8u << 20)
 #define BULK_PEERS 16
 #define CONNECTING_AT_ONCE 256
 #define PER_SOURCE_ADDRESS 20000 /* of the 28,000 ephemeral ports */
@@ -39,7 +39,7 @@ struct peer {
     bool bad;  /* with a byte that was not ours */
     bool idle; /* silent on purpose */
     uint32_t sequence, length, sent, received;
-    int64_t last_sent_ns, closed_ns;
+    int64_t last_sent_ns, last_received_ns, closed_ns;
 };
 
 static struct peer *peers;
@@ -178,6 +178,7 @@ static void pull(struct peer *p)
             return;
         }
         bytes_echoed += (unsigned long long)n;
+        p->last_received_ns = now_ns();
         uint32_t ours = p->busy ? p->sent - p->received : 0;
         if ((uint64_t)n > ours) { /* more than was sent */
             if (!p->busy)
@@ -192,7 +193,7 @@ static void pull(struct peer *p)
         p->received += ours;
         if (p->busy && p->received == p->length) {
             if (measuring)
-                record(now_ns() - p->last_sent_ns);
+                record(p->last_received_ns - p->last_sent_ns);
             message_ends(p, true);
             if (sending)
                 start_next();
@@ -364,9 +365,9 @@ static void idle(uint32_t active, int64_t idle_ns)
         if (p->state == CLOSED && !p->idle)
             wrongly++;
         if (p->state == CLOSED && p->idle) {
-            const int64_t late = p->closed_ns - p->last_sent_ns - idle_ns;
+            const int64_t late = p->closed_ns - p->last_received_ns - idle_ns;
             gone++;
-            early += late < 0;
+            early += p->closed_ns < p->last_sent_ns + idle_ns;
             latest_ns = late > latest_ns ? late : latest_ns;
         }
     }

@@ -15,7 +15,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define SPARE_FDS 64 /* standard streams, the listener, the library's own */
+#define SPARE_FDS 64     /* standard streams, the listener, the library's own */
+#define WITH_POLL2 1000u /* connections: poll(2) looks at all of them at each wait */
 
 static const struct way {
     const char *name;
@@ -219,6 +220,8 @@ int main(int argc, char **argv)
     const long long wanted = option(argv, "connections", 10000);
     server.mode = edges ? BELL_EDGE : BELL_ONESHOT;
     server.capacity = (uint32_t)(wanted < limit ? wanted : limit);
+    if (features & BELL_FEATURE_POLL && server.capacity > WITH_POLL2)
+        server.capacity = WITH_POLL2;
     server.idle_ns = option(argv, "idle_ms", 3000) * NS_PER_MS;
 
     heap_before = heap_bytes();

@@ -357,7 +357,7 @@ typedef struct bell_fd_spec {
 typedef struct bell_slot {
     // READ, PRI, RDHUP, HUP, ERR, TIMEOUT, USER, CLOSED, CANCELLED.
     uint32_t rd;
-    // WRITE, HUP, ERR, CLOSED, CANCELLED.
+    // WRITE, HUP, ERR, CLOSED, CANCELLED; TIMEOUT of an fd that is watched for WRITE.
     uint32_t wr;
 } bell_slot;
 
@@ -631,7 +631,8 @@ int32_t bell_retarget(struct bell_t *bell,
 // Ends a registration, timeout or user event; the handle is stale from then on, and no `bell_poll` or drain returns news of
 // it any more. Says who owns the target's resource now: `BELL_CANCELLED`: it was armed, was not delivered and never will be; it is
 // yours. `BELL_FIRED`: it was delivered, is being delivered just now, or was not armed. An armed one-shot answers exactly one of
-// the two. EDGE and periodic ones are armed as long as they live, and answer `BELL_CANCELLED`. Before you free a
+// the two. EDGE, LEVEL and periodic ones are armed as long as they live, and answer `BELL_CANCELLED`;
+// so do those whose news lay undrained in a queue (or waited for `bell_poll`): nobody has seen it, and nobody will. Before you free a
 // word or close a wake fd, pass `BELL_SYNC`: it returns only when no thread of ours can touch the target any more
 // (a bounded wait for a system call that does not block; you may hold any lock of yours).
 // Sleepers on its slot wake with `BELL_E_CANCELLED`. [N], with `BELL_SYNC` [B] shortly; any thread.
@@ -709,7 +710,7 @@ int32_t bell_slot_wait(struct bell_t *bell,
 
 // Makes a queue. Registrations with target QUEUE put their news in it, one entry each, merged until drained, in the
 // order of first readiness; so it cannot overflow. `doorbell` (FUTEX, WAKE_FD, MVAR, or null for none) rings when news comes
-// into the empty queue. `shard` is whose driver `bell_queue_wait` becomes, in a manager without library threads, and
+// into the empty queue (a FUTEX word gets `BELL_READ`). `shard` is whose driver `bell_queue_wait` becomes, in a manager without library threads, and
 // where registrations with `BELL_SHARD_ANY` go; there it must be 0 if there is only one. [N], any thread.
 //
 // Errors: `-EINVAL` null, unknown shard, a doorbell of another kind; the errors of targets at `bell_register_fd`;

@@ -12,8 +12,6 @@ impl Ready {
     pub const NONE: Ready = Ready(0);
     pub const READ: Ready = Ready(BELL_READ);
     pub const WRITE: Ready = Ready(BELL_WRITE);
-    pub const PRI: Ready = Ready(BELL_PRI);
-    pub const RDHUP: Ready = Ready(BELL_RDHUP);
     pub const HUP: Ready = Ready(BELL_HUP);
     pub const ERR: Ready = Ready(BELL_ERR);
     pub const TIMEOUT: Ready = Ready(BELL_TIMEOUT);

@@ -8,7 +8,7 @@ use crate::ffi::abi::{BELL_CANCELLED, BELL_FIRED, BELL_SHARD_ANY, BELL_SHARD_CUR
 use crate::fork::Mark;
 use crate::registry::*;
 use crate::shard::{Guard, Shard};
-use crate::state::{Env, Out, Role, State, zero_counters};
+use crate::state::{Env, Out, State, zero_counters};
 use crate::sync::{self, Mutex, MutexGuard};
 use crate::target::mvar::GhcOps;
 use crate::target::queue::{Inner, Queue};
@@ -350,7 +350,7 @@ impl Manager {
 
     fn shard(&self, handle: Handle) -> Result<&Shard> {
         match handle.kind() {
-            Some(Kind::Queue) => Err(Error::INVAL),
+            Some(Kind::Queue) => Err(self.queue(handle).err().unwrap_or(Error::INVAL)),
             None => Err(Error::STALE),
             Some(_) => self.shards.get(handle.shard()).ok_or(Error::STALE),
         }
@@ -665,8 +665,6 @@ impl Manager {
         while !st.close_list(env, fd, 0, &mut Out { batch: &mut batch, sink: None, from: None }) {
             st = shard.flush(self, st, &mut batch);
         }
-        // A waiter that drives sleeps in the kernel, not on its word.
-        st.rouse |= st.role == Role::Waiter && st.driver.is_none();
         shard.finish(self, st, &mut batch);
     }
 
@@ -683,7 +681,6 @@ impl Manager {
             st.forget_kernel(env, fd, kernel);
             env.fds.release_exclusive(fd);
             st.close_one(env, index, 0, &mut Out { batch: &mut batch, sink: None, from: None });
-            st.rouse |= st.role == Role::Waiter && st.driver.is_none();
         }
         shard.finish(self, st, &mut batch);
     }
@@ -797,7 +794,7 @@ impl Manager {
     fn relook(&self, queue: &Queue) {
         while let Some(handle) = queue.take(In::Relook) {
             let _ = self.on(handle, |st, env, out| {
-                st.relook(env, handle, out);
+                st.relook(env, handle, true, out);
                 Ok(())
             });
         }
@@ -820,19 +817,18 @@ impl Manager {
     pub fn queue_destroy(&self, handle: u64, sync: bool) -> Result<i32> {
         let handle = Handle(handle);
         let queue = self.queue(handle)?;
-        let led = queue.is_led();
-        let (doorbell, asleep) = queue.destroy()?;
-        if asleep {
+        let gone = queue.destroy()?;
+        if gone.asleep {
             sync::wake(queue.word.wake_address());
         }
-        if led {
+        if gone.led {
             let _ = self.shards[queue.home].wake(false);
         }
         self.queues.lock().remove(handle.index());
         if sync {
             self.sync_all();
         }
-        Ok(if matches!(doorbell, Target::None) { BELL_FIRED } else { BELL_CANCELLED as i32 })
+        Ok(if matches!(gone.doorbell, Target::None) { BELL_FIRED } else { BELL_CANCELLED as i32 })
     }
 
     // ---- timeouts
@@ -1096,7 +1092,8 @@ fn register_exclusive(st: &mut State, env: Env, spec: FdSpec) -> Result<u64> {
         match env.backend.add(number, interest, Trigger::Edge, true, handle.0) {
             Ok(()) => {
                 let fd = &mut st.reg.fds.at_mut(index).value;
-                (fd.kernel, fd.asked) = (Kernel::Edge, interest);
+                // EPOLLEXCLUSIVE goes with EPOLLIN and EPOLLOUT only.
+                (fd.kernel, fd.asked) = (Kernel::Edge, Interest(interest.0 & !Interest::RDHUP.0));
                 Ok(handle.0)
             }
             Err(e) => {

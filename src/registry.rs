@@ -313,15 +313,6 @@ impl Registry {
         }
     }
 
-    /// Takes unseen news back.
-    pub fn cancel_news(&mut self, target: &Target) -> bool {
-        match target {
-            Target::Poll { node } => self.poll.cancel(*node),
-            Target::Queue { queue, node } => queue.cancel(*node),
-            _ => false,
-        }
-    }
-
     pub fn set_after(&mut self, target: &Target, after: After) {
         match target {
             Target::Poll { node } => self.poll.set_after(*node, after),

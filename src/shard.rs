@@ -72,9 +72,6 @@ impl Shard {
     pub fn try_lock(&self) -> Option<Guard<'_>> {
         self.state.try_lock()
     }
-    pub fn state_mut(&mut self) -> &mut State {
-        self.state.get_mut()
-    }
     pub fn env<'a>(&'a self, fds: &'a FdTable) -> Env<'a> {
         Env { backend: &self.backend, fds }
     }
@@ -159,16 +156,24 @@ impl Shard {
     /// One turn. The caller holds the driver, not the lock. `until`: 0 does not wait.
     pub fn turn(&self, m: &Manager, driver: &mut Driver, mut sink: Option<&mut Sink>, until: i64) -> Result<Turned> {
         let mut st = self.lock();
-        let timeout = self.plan(&mut st, until)?;
+        let leftover = !st.reg.poll.is_empty() && sink.as_ref().is_some_and(|s| !s.is_full());
+        let timeout = self.plan(&mut st, if leftover { 0 } else { until })?;
+        st.counters.kernel_waits += 1;
         drop(st);
         let waited = self.backend.wait(&mut driver.events, timeout);
         let mut st = self.lock();
         let wakes = self.sleep.finish();
         st.sleep_until = AWAKE;
-        st.counters.kernel_waits += 1;
-        waited?;
+        match waited {
+            // A signal and a wake at once: the wake is told, and ends the call as the signal would (polling#265).
+            Err(Error::INTR) if wakes.user => return Ok(Turned { delivered: false, user_wake: true }),
+            r => r?,
+        }
         let delivered_before = st.counters.events;
         let Driver { events, batch } = driver;
+        if let Some(sink) = &mut sink {
+            sink.fill(&mut st.reg.poll);
+        }
         let env = self.env(&m.fds);
         macro_rules! out {
             () => {
@@ -272,7 +277,8 @@ impl Shard {
     /// Nested: whoever watches the pollable fd sleeps from here on, so wakes must ring; and news that found no room must
     /// show.
     fn stay_truthful(&self, st: &mut State) -> Result<()> {
-        let leftover = !st.reg.poll.is_empty() || !st.always.is_empty() || !self.posts.is_empty();
+        let poll = &st.reg.poll;
+        let leftover = !poll.is_empty() || poll.has(In::Relook) || !st.always.is_empty() || !self.posts.is_empty();
         if !self.sleep.prepare() || leftover {
             self.backend.wake()?;
         }
@@ -345,8 +351,11 @@ impl Shard {
             }
             if until == 0 {
                 // The waiter goes on driving; what it has collected for us is here.
-                st = self.drain(m, st, &mut sink)?;
-                drop(st);
+                let mut batch = Batch::default();
+                st = self.relook(m, st, &mut batch);
+                sink.fill(&mut st.reg.poll);
+                st.reap(self.env(&m.fds), &mut Out { batch: &mut batch, sink: None, from: None });
+                self.finish(m, st, &mut batch);
                 return Ok(sink.n as i32);
             }
             st.poll_wanted += 1;
@@ -361,13 +370,8 @@ impl Shard {
         };
         st.role = Role::Poll;
         st.inside += 1;
-        let result = match self.drain_with(m, st, &mut sink, &mut driver.batch) {
-            Ok(st) => {
-                drop(st);
-                self.turns(m, &mut driver, &mut sink, until)
-            }
-            Err(e) => Err(e),
-        };
+        drop(self.relook(m, st, &mut driver.batch));
+        let result = self.turns(m, &mut driver, &mut sink, until);
         let mut st = self.lock();
         st.driver = Some(driver);
         self.leave(&mut st);
@@ -393,35 +397,15 @@ impl Shard {
         }
     }
 
-    /// What earlier turns have left for `poll`, and another look at LEVEL registrations.
-    fn drain<'a>(&'a self, m: &Manager, st: Guard<'a>, sink: &mut Sink) -> Result<Guard<'a>> {
-        self.drain_with(m, st, sink, &mut Batch::default())
-    }
-
-    fn drain_with<'a>(
-        &'a self,
-        m: &Manager,
-        mut st: Guard<'a>,
-        sink: &mut Sink,
-        batch: &mut Batch,
-    ) -> Result<Guard<'a>> {
-        let env = self.env(&m.fds);
+    /// Another look at the LEVEL registrations that the last `poll` has told of.
+    fn relook<'a>(&'a self, m: &Manager, mut st: Guard<'a>, batch: &mut Batch) -> Guard<'a> {
         while let Some(handle) = st.reg.poll.take(In::Relook) {
-            st.relook(env, handle, &mut Out { batch: &mut *batch, sink: None, from: None });
+            st.relook(self.env(&m.fds), handle, false, &mut Out { batch: &mut *batch, sink: None, from: None });
             if batch.is_full() {
                 st = self.flush(m, st, batch);
             }
         }
-        while sink.n < sink.out.len() {
-            let Some(event) = st.reg.poll.pop() else { break };
-            sink.out[sink.n].write(event);
-            sink.n += 1;
-        }
-        st.reap(env, &mut Out { batch: &mut *batch, sink: None, from: None });
-        if !batch.is_empty() {
-            st = self.flush(m, st, batch);
-        }
-        Ok(st)
+        st
     }
 
     // ---- driving by a library thread

@@ -58,8 +58,17 @@ pub struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.n == self.out.len()
+    }
+
+    /// Takes what earlier turns, or other threads, have left for `bell_poll`.
+    pub fn fill(&mut self, list: &mut ReadyList) {
+        while !self.is_full() {
+            let Some(event) = list.pop() else { return };
+            self.out[self.n].write(event);
+            self.n += 1;
+        }
     }
 }
 
@@ -314,6 +323,10 @@ impl State {
         let spent_deadline = fd.mode == Mode::Oneshot && fd.pos != UNARMED;
         let release = fd.is(RELEASE) && !is_listed(&fd.target);
         let interest = fd.interest;
+        // Told by somebody else than the driver: `bell_poll`, or a waiter that drives, sleeps in the kernel.
+        self.rouse |= out.from.is_none()
+            && self.driver.is_none()
+            && matches!(fd.target, Target::Poll { .. } | Target::Slot { .. });
         deliver(&mut fd.target, &news, interest, &self.reg.slots, &mut self.reg.poll, &mut self.counters, out);
         if spent_deadline {
             self.cancel_deadline(index);
@@ -536,20 +549,27 @@ impl State {
         }
     }
 
-    /// A LEVEL registration was drained, and its consumer comes again: is the fd still ready?
-    pub fn relook(&mut self, env: Env, handle: Handle, out: &mut Out) {
+    /// A LEVEL registration was drained, and its consumer comes again: is the fd still ready? `now`: the answer shall be in
+    /// this drain, not in the next turn.
+    pub fn relook(&mut self, env: Env, handle: Handle, now: bool, out: &mut Out) {
         let Some(index) = self.reg.fds.find(handle) else { return };
         let fd = &mut self.reg.fds.at_mut(index).value;
         if fd.is(CLOSED) || fd.mode != Mode::Level {
             return;
         }
+        let (number, wants) = (fd.fd, fd.interest.wants());
         fd.set(ARMED, true);
         if fd.is(ALWAYS) {
-            self.tell_always(index);
-        } else {
-            let head = env.fds.head(fd.fd);
-            self.sync_kernel_or_tell(env, head, true, out);
+            return self.tell_always(index);
         }
+        if now {
+            let ready = backend::ready_now(number, fd.interest).unwrap_or_default() & wants;
+            if !ready.is_empty() {
+                return self.fire_fd(env, index, ready, 0, out);
+            }
+        }
+        let head = env.fds.head(number);
+        self.sync_kernel_or_tell(env, head, true, out);
     }
 
     /// The kernel cannot poll this fd, and its owner has said that it is always ready: the next turn delivers.
@@ -782,14 +802,12 @@ fn deliver(
         }
         Target::Slot { slot } => {
             let slot = slots.get(*slot);
-            let both = Ready::HUP | Ready::ERR | Ready::TIMEOUT | Ready::CLOSED;
-            let rd = news.ready & !Ready::WRITE;
-            let wr = news.ready & (Ready::WRITE | both);
-            for (word, bits, on) in [
-                (&slot.rd, rd, interest.has(Interest::READ | Interest::PRI | Interest::RDHUP)),
-                (&slot.wr, wr, interest.has(Interest::WRITE)),
-            ] {
-                if on && !bits.is_empty() {
+            let mut for_writers = Ready::WRITE | Ready::HUP | Ready::ERR | Ready::CLOSED;
+            if interest.has(Interest::WRITE) {
+                for_writers |= Ready::TIMEOUT;
+            }
+            for (word, bits) in [(&slot.rd, news.ready & !Ready::WRITE), (&slot.wr, news.ready & for_writers)] {
+                if !bits.is_empty() {
                     if slot::publish(word, bits) {
                         counters.wakes_sent += 1;
                         out.batch.push(Notification::Wake(word.wake_address()));

@@ -48,7 +48,7 @@ struct Item {
 
 impl Item {
     /// `seq` wraps, and the difference tells the older while fewer than 2^31 armings lie between the two. At most
-    /// 2^24 are live, so that many apart takes half an hour of a million armings a second, with both deadlines
+    /// 2^25 are live (fds and timeouts), so that many apart takes half an hour of a million armings a second, with both
     /// pending and equal to the nanosecond. Even then only their order is off: keys come first, so time is not.
     #[inline]
     fn before(&self, other: &Item) -> bool {
@@ -73,7 +73,8 @@ impl Timers {
         Timers { heap: Vec::new(), next_seq: seq }
     }
 
-    /// Arms an entry that is not armed. On `NOMEM` nothing has changed.
+    /// Arms an entry that is not armed. On `NOMEM` nothing has changed. The one after a `pop_due` that gave something,
+    /// or after a `remove` of what was armed, finds room: a periodic timeout is not lost for want of memory.
     #[inline]
     pub fn insert(&mut self, n: &mut impl Nodes, id: u32) -> Result<()> {
         debug_assert!(*n.pos(id) == UNARMED, "armed twice");

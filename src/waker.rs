@@ -13,7 +13,7 @@
 //!   read-modify-write (release), so also a coalesced wake publishes what was written before it (libuv#189,
 //!   tokio#7622). (Modelled in `tests/loom_waker.rs`.)
 use crate::sync::AtomicU32;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
 const SLEEPING: u32 = 1;
 const WOKEN: u32 = 2;
@@ -52,9 +52,5 @@ impl SleepState {
     pub fn finish(&self) -> Wakes {
         let before = self.0.swap(0, AcqRel);
         Wakes { any: before & WOKEN != 0, user: before & USER != 0 }
-    }
-
-    pub fn asked(&self) -> bool {
-        self.0.load(Relaxed) & WOKEN != 0
     }
 }

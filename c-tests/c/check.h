@@ -26,6 +26,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -248,6 +249,11 @@ static inline void *join_thread(pthread_t thread)
     return result;
 }
 
+static inline uint32_t thread_id(void)
+{
+    return (uint32_t)syscall(SYS_gettid);
+}
+
 static inline uint32_t load(const uint32_t *word)
 {
     return __atomic_load_n(word, __ATOMIC_ACQUIRE);
@@ -261,6 +267,23 @@ static inline void store(uint32_t *word, uint32_t value)
 static inline uint32_t add(uint32_t *word, uint32_t value)
 {
     return __atomic_fetch_add(word, value, __ATOMIC_ACQ_REL);
+}
+
+/* Whether the thread that stored its thread_id there sleeps in the kernel now. Makes the interesting order of events likely;
+ * no test may depend on it. */
+static inline int is_asleep(const uint32_t *id)
+{
+    char path[64], line[512], *state;
+    FILE *file;
+    if (load(id) == 0)
+        return 0;
+    snprintf(path, sizeof path, "/proc/self/task/%u/stat", load(id));
+    file = fopen(path, "re");
+    if (!file)
+        return 1; /* it has ended */
+    state = fgets(line, sizeof line, file) ? strrchr(line, ')') : NULL;
+    fclose(file);
+    return state && state[1] == ' ' && state[2] == 'S';
 }
 
 /* ---- GHC's side of an MVar, as far as the library sees it ---- */
@@ -684,9 +707,13 @@ static inline void check_hung(int signal_number)
     _exit(1);
 }
 
+/* BELL_TEST_ONLY=name asks one question alone. */
 static inline void check_run(const char *name, void (*question)(void))
 {
+    const char *only = getenv("BELL_TEST_ONLY");
     int fds = live_fds();
+    if (only && strcmp(only, name))
+        return;
     fprintf(stderr, "%s\n", name);
     fflush(stderr);
     check_question = name;

@@ -723,6 +723,31 @@ static void does_queue_wait_end_by_deadline_and_by_destruction(void)
     check_clean(bell);
 }
 
+static void does_a_queue_waiter_that_leads_hear_of_news_from_another_shard(void)
+{
+    bell_t *bell = make_bell(2, 0);
+    for (int round = 0; round < rounds(30); round++) {
+        queue_waiter leads = {.bell = bell, .queue = make_queue(bell, NULL), .deadline_ns = BELL_NEVER}, passes = leads;
+        bell_target target = to_queue(leads.queue);
+        bell_handle user;
+        CHECK_OK(bell_register_user(bell, 1, &target, 0, &user));
+        pthread_t leader = start_thread(wait_for_queue, &leads);
+        AWAIT(stats_of(bell).waiters == 1);
+        if (round % 2) { /* a second waiter comes and goes meanwhile */
+            passes.deadline_ns = now_ns() + US(200);
+            wait_for_queue(&passes);
+            CHECK_EQ(passes.result, -ETIMEDOUT);
+        }
+        CHECK_EQ(bell_post(bell, user, 1), 0);
+        CHECK_EQ(bell_poll(bell, 1, NULL, 0, SEC(10)), 0); /* delivered here, for who sleeps on shard 0 */
+        join_thread(leader);
+        CHECK_EQ(leads.result, 1);
+        CHECK_OK(bell_unregister(bell, user, 0));
+        CHECK_EQ(bell_queue_destroy(bell, leads.queue, 0), BELL_FIRED);
+    }
+    check_clean(bell);
+}
+
 /* ---- bell_poll and waiters on one shard ---- */
 
 static void does_a_waiter_that_drives_make_way_for_bell_poll(void)
@@ -941,6 +966,7 @@ int main(void)
     RUN(do_4_threads_share_a_queue);
     RUN(do_slot_waiters_and_queue_waiters_mix);
     RUN(does_queue_wait_end_by_deadline_and_by_destruction);
+    RUN(does_a_queue_waiter_that_leads_hear_of_news_from_another_shard);
     RUN(does_a_waiter_that_drives_make_way_for_bell_poll);
     RUN(do_waiters_get_news_while_another_thread_is_in_bell_poll);
     RUN(does_news_for_poll_not_keep_a_waiter_spinning);

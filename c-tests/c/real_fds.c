@@ -91,8 +91,12 @@ static void pty_in_mode(uint32_t mode)
         }
     }
     CHECK_EQ(total, PTY_BYTES);
-    CHECK_GE(hang_ups, 1);
     join_thread(writer);
+    if (hang_ups == 0) { /* the end was read before it was told: it is told still */
+        if (mode == BELL_ONESHOT)
+            again(bell, h);
+        expect(bell, h, BELL_HUP);
+    }
     CHECK_OK(bell_unregister(bell, h, 0));
     CHECK_EQ(close(master), 0);
     check_clean(bell);

@@ -74,11 +74,17 @@ programs! {
     drive_wait
     eintr
     exclusive
+    fork
+    limits
+    misuse
     modes
     nesting
+    queues
     real_fds
     side_by_side
+    slots
     static_link
+    stats
     threads_come_and_go
     timeouts
     unregister

@@ -304,7 +304,7 @@ pub struct bell_event {
 pub struct bell_slot {
     /// READ, PRI, RDHUP, HUP, ERR, TIMEOUT, USER, CLOSED, CANCELLED.
     pub rd: u32,
-    /// WRITE, HUP, ERR, CLOSED, CANCELLED.
+    /// WRITE, HUP, ERR, CLOSED, CANCELLED; TIMEOUT of an fd that is watched for WRITE.
     pub wr: u32,
 }
 

@@ -5,7 +5,7 @@ use crate::error::Error;
 
 /// Makes a queue. Registrations with target QUEUE put their news in it, one entry each, merged until drained, in the
 /// order of first readiness; so it cannot overflow. `doorbell` (FUTEX, WAKE_FD, MVAR, or null for none) rings when news comes
-/// into the empty queue. `shard` is whose driver `bell_queue_wait` becomes, in a manager without library threads, and
+/// into the empty queue (a FUTEX word gets `BELL_READ`). `shard` is whose driver `bell_queue_wait` becomes, in a manager without library threads, and
 /// where registrations with `BELL_SHARD_ANY` go; there it must be 0 if there is only one. [N], any thread.
 ///
 /// Errors: `-EINVAL` null, unknown shard, a doorbell of another kind; the errors of targets at `bell_register_fd`;

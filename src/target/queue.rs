@@ -42,6 +42,15 @@ pub struct Inner {
     destroyed: bool,
 }
 
+/// What is left to do after [`Queue::destroy`].
+pub struct Destroyed {
+    pub doorbell: Target,
+    /// Waiters sleep on the word.
+    pub asleep: bool,
+    /// A waiter drives the home shard.
+    pub led: bool,
+}
+
 impl Queue {
     pub fn new(handle: Handle, home: usize, doorbell: Target) -> Queue {
         Queue {
@@ -74,13 +83,6 @@ impl Queue {
     pub fn release(&self, node: u32) -> bool {
         let mut inner = self.inner.lock();
         let had_news = inner.list.release(node);
-        self.settle(&mut inner);
-        had_news
-    }
-
-    pub fn cancel(&self, node: u32) -> bool {
-        let mut inner = self.inner.lock();
-        let had_news = inner.list.cancel(node);
         self.settle(&mut inner);
         had_news
     }
@@ -164,14 +166,6 @@ impl Queue {
     pub fn take(&self, list: In) -> Option<Handle> {
         self.inner.lock().list.take(list)
     }
-    pub fn has(&self, list: In) -> bool {
-        !self.inner.lock().list.is_list_empty(list)
-    }
-    /// Must the driver that a waiter has become be woken to see a change made by `from` elsewhere?
-    pub fn is_led(&self) -> bool {
-        self.inner.lock().led
-    }
-
     /// Puts another doorbell; the old one comes back.
     pub fn set_doorbell(&self, doorbell: Target) -> Result<Target> {
         let mut inner = self.inner.lock();
@@ -192,8 +186,8 @@ impl Queue {
         Ok(inner.fd.as_ref().map_or(-1, |fd| fd.as_raw_fd()))
     }
 
-    /// The doorbell, which is nobody's now. Sleepers are told by CANCELLED; true: they must be woken.
-    pub fn destroy(&self) -> Result<(Target, bool)> {
+    /// Tells sleepers CANCELLED, and returns the doorbell, which is nobody's now.
+    pub fn destroy(&self) -> Result<Destroyed> {
         let mut inner = self.inner.lock();
         if inner.destroyed {
             return Err(Error::STALE);
@@ -204,7 +198,7 @@ impl Queue {
         inner.destroyed = true;
         inner.fd = None;
         let asleep = slot::publish(&self.word, Ready::CANCELLED);
-        Ok((std::mem::take(&mut inner.doorbell), asleep))
+        Ok(Destroyed { doorbell: std::mem::take(&mut inner.doorbell), asleep, led: inner.led })
     }
 
     /// In a forked child: waiters do not exist here, and the fd is shared with the parent.

@@ -184,8 +184,8 @@ impl ReadyList {
     pub fn is_empty(&self) -> bool {
         self.ends[0].0 == NIL
     }
-    pub fn is_list_empty(&self, list: In) -> bool {
-        self.ends[list as usize - 1].0 == NIL
+    pub fn has(&self, list: In) -> bool {
+        self.ends[list as usize - 1].0 != NIL
     }
     pub fn used(&self) -> u32 {
         self.used

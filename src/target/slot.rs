@@ -51,11 +51,6 @@ pub fn consume(word: &Word) -> Ready {
     Ready(word.fetch_and(!BELL_NEWS, Acquire) & (BELL_NEWS | STICKY))
 }
 
-/// Is there news? Takes nothing.
-pub fn peek(word: &Word) -> Ready {
-    Ready(word.load(Relaxed) & (BELL_NEWS | STICKY))
-}
-
 /// Announces a sleeper. The word to sleep on, or `None`: there is news, do not sleep.
 pub fn prepare(word: &Word) -> Option<u32> {
     let mut seen = word.load(Relaxed);

@@ -100,7 +100,8 @@ enum Op {
 
 /// Small ones, so that they collide, and those at which others overflowed.
 fn span() -> impl Strategy<Value = i64> {
-    let edges = [0, 1, (1 << 31) - 1, 1 << 31, 1 << 32, ((1 << 31) - 1) * MS, (1 << 31) * MS, (1 << 32) * MS, 1 << 62, FAR];
+    let edges =
+        [0, 1, (1 << 31) - 1, 1 << 31, 1 << 32, ((1 << 31) - 1) * MS, (1 << 31) * MS, (1 << 32) * MS, 1 << 62, FAR];
     prop_oneof![
         12 => 0..20i64,
         4 => 0..2000i64,
@@ -116,9 +117,7 @@ fn slack() -> impl Strategy<Value = i64> + Clone {
 /// First a heap of up to three levels, then what happens to it.
 fn ops(slack: impl Strategy<Value = i64> + Clone + 'static, max: usize) -> impl Strategy<Value = Vec<Op>> {
     let id = || 0..IDS;
-    let arm = move || {
-        (id(), span(), slack.clone()).prop_map(|(id, after, slack)| Op::Arm { id, after, slack })
-    };
+    let arm = move || (id(), span(), slack.clone()).prop_map(|(id, after, slack)| Op::Arm { id, after, slack });
     let op = prop_oneof![
         10 => arm(),
         4 => (id(), span()).prop_map(|(id, by)| Op::Later { id, by }),
@@ -407,6 +406,7 @@ fn after_cancelling_the_minimum_the_next_is_exact() {
 fn slack_groups_deadlines_into_one_wake_up() {
     let mut bench = Bench::new(10);
     (0..10).for_each(|id| bench.arm_with_slack(id, 100 + id as i64, 50));
+    assert_eq!(bench.timers.peek(), 150, "keyed by hard time from the start, not only once it comes to the top");
     let (mut now, mut wake_ups) = (0, 0);
     let mut fired = Vec::new();
     while !bench.timers.is_empty() {
@@ -490,6 +490,7 @@ fn ten_million_armed_and_cancelled_leave_no_memory() {
             }
             let (bytes, len) = (bench.timers.heap_bytes(), bench.timers.len());
             assert!(bytes <= LEFT.max(64 * (len + 1)), "{bytes} bytes for {len}");
+            assert!(bytes >= 16 * (len + 1), "no room to arm again what has just fired: {bytes} bytes for {len}");
         }
         assert!(bench.timers.heap_bytes() <= LEFT, "{} bytes for none", bench.timers.heap_bytes());
     }

@@ -58,7 +58,8 @@ pub fn link_shared(std: &str, source: &Path, flags: &[&str], dir: &Path) -> Path
     let program = dir.join(source.file_stem().unwrap());
     let mut c = cc(std);
     c.args(["-O1", "-g", "-pthread"]).args(flags).arg(source).arg("-o").arg(&program);
-    c.arg("-L").arg(dir).args(["-ldoorbell", "-ldl"]);
+    // As needed: dlopen.c must not have the library loaded before it asks for it.
+    c.arg("-L").arg(dir).args(["-Wl,--as-needed", "-ldoorbell", "-ldl"]);
     c.arg(format!("-Wl,-rpath,{}", dir.display()));
     succeed(&mut c);
     program
