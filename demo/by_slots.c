@@ -95,8 +95,8 @@ static void *connection_thread(void *argument)
     return NULL;
 }
 
-/* Since Linux 6.16 a process has a futex hash of its own, by default of 16 buckets on a machine of two CPUs. With 10,000
- * threads asleep each wake then walks a list of hundreds: 20,000 round trips per second instead of 56,000. */
+/* Since Linux 6.16 a process has a futex hash of its own, by default of 16 buckets on a machine with two CPUs. With 10,000
+ * threads asleep each wake walks a list of hundreds: 20,000 round trips per second instead of 56,000 (measured on 6.18). */
 static void enlarge_futex_hash(uint32_t sleepers)
 {
 #ifndef PR_FUTEX_HASH

@@ -348,7 +348,7 @@ static void bulk(void)
 static void idle(uint32_t active, int64_t idle_ns)
 {
     const uint32_t step = peer_count < 100 ? peer_count : 100;
-    uint32_t silent = 0, gone = 0, early = 0, wrongly = 0;
+    uint32_t silent = 0, gone = 0, early = 0, wrongly = 0, starved = 0;
     int64_t latest_ns = 0;
     for (uint32_t i = step / 2; i < peer_count; i += step)
         if (peers[i].state == OPEN) {
@@ -362,8 +362,12 @@ static void idle(uint32_t active, int64_t idle_ns)
     collect("idle");
     for (uint32_t i = 0; i < peer_count; i++) {
         const struct peer *p = &peers[i];
-        if (p->state == CLOSED && !p->idle)
-            wrongly++;
+        if (p->state == CLOSED && !p->idle) { /* rightly closed, if we were too slow for its turn to come */
+            if (p->closed_ns - (p->last_sent_ns > p->last_received_ns ? p->last_sent_ns : p->last_received_ns) < idle_ns)
+                wrongly++;
+            else
+                starved++;
+        }
         if (p->state == CLOSED && p->idle) {
             const int64_t late = p->closed_ns - p->last_received_ns - idle_ns;
             gone++;
@@ -371,8 +375,8 @@ static void idle(uint32_t active, int64_t idle_ns)
             latest_ns = late > latest_ns ? late : latest_ns;
         }
     }
-    printf("idle silent=%u closed=%u early=%u wrongly=%u late_us=%lld connections=%u lost=%llu echoed=%llu\n", silent, gone, early,
-           wrongly, (long long)(latest_ns / 1000), open_count, lost, bytes_echoed);
+    printf("idle silent=%u closed=%u early=%u wrongly=%u starved=%u late_us=%lld connections=%u lost=%llu echoed=%llu\n", silent, gone, early,
+           wrongly, starved, (long long)(latest_ns / 1000), open_count, lost, bytes_echoed);
 }
 
 int main(int argc, char **argv)
@@ -424,7 +428,7 @@ int main(int argc, char **argv)
 
     if (!option(argv, "quick", 0)) {
         bulk();
-        idle(active, option(argv, "idle_ms", 3000) * NS_PER_MS);
+        idle(active, option(argv, "idle_ms", 4000) * NS_PER_MS);
         await_go_ahead();
     }
     for (uint32_t i = 0; i < peer_count; i++)

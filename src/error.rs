@@ -56,7 +56,7 @@ pub fn describe(code: i32) -> &'static CStr {
         BELL_E_UNSUPPORTED => c"not supported by this backend, system or kind of manager",
         BELL_E_FORKED => c"the process forked: call bell_after_fork_child first",
         BELL_E_FULL => c"a limit of libdoorbell is reached",
-        _ => errno(-code),
+        _ => errno(code.wrapping_neg()),
     }
 }
 

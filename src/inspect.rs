@@ -50,6 +50,10 @@ pub fn verify(shard: &Shard, st: &mut State, fds: &FdTable, wrong: &mut Vec<Stri
             at = entry.link;
         }
         check_wanted(st, index, wrong);
+        // SAFETY: a number. A file that lives on elsewhere stays in the kernel's list, so the list alone does not tell.
+        if unsafe { libc::fcntl(fd.fd, libc::F_GETFD) } < 0 {
+            wrong.push(format!("fd {}: closed behind our back", fd.fd));
+        }
         if fd.kernel != Kernel::Absent {
             expected.insert((fd.fd, st.reg.fd_handle(index).0), (fd.kernel, fd.asked));
         }

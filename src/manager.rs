@@ -263,9 +263,19 @@ impl Manager {
         shard.flush(self, st, batch)
     }
 
+    /// The fds of queues that nobody who is gone was in the middle of.
+    fn close_queue_fds(&self) {
+        if let Some(queues) = self.queues.try_lock() {
+            let queues = queues.indices().filter_map(|i| queues.at(i).value.as_ref());
+            queues.filter(|q| !q.is_torn()).for_each(|q| q.start_over());
+        }
+    }
+
     /// The state cannot be trusted: only the fds are given back.
     fn leak(self: Box<Self>) {
         let mut m = ManuallyDrop::new(self);
+        drop(m.frozen.get_mut().take());
+        m.close_queue_fds();
         for shard in &mut m.shards {
             // SAFETY: the manager is never used or dropped again.
             unsafe { std::ptr::drop_in_place(&mut shard.backend) };
@@ -312,6 +322,7 @@ impl Manager {
         if torn && !reset {
             return Err(Error::BUSY);
         }
+        self.close_queue_fds();
         if reset {
             let states = (0..self.shards.len())
                 .map(|i| State::new(i as u8, self.slack, self.max_events))
@@ -326,9 +337,6 @@ impl Manager {
         }
         for shard in &mut self.shards {
             shard.start_over(self.max_events)?;
-        }
-        for queue in self.all_queues() {
-            queue.start_over();
         }
         std::mem::forget(std::mem::replace(&mut self.threads, Mutex::new(Vec::new())));
         self.mark.adopt();
@@ -777,7 +785,7 @@ impl Manager {
     pub fn queue_drain(&self, handle: u64, out: &mut [MaybeUninit<bell_event>]) -> Result<i32> {
         let queue = self.queue(Handle(handle))?;
         self.relook(&queue);
-        let n = queue.drain(out, None)?;
+        let n = queue.drain(out)?;
         self.reap(&queue);
         Ok(n as i32)
     }

@@ -69,7 +69,8 @@ impl Posts {
         let cell = self.cells.get(index).ok_or(Error::STALE)?;
         let mut seen = cell.word.load(Relaxed);
         loop {
-            if seen >> 34 != generation as u64 {
+            // 0 is a closed cell, and no handle's generation.
+            if generation == 0 || seen >> 34 != generation as u64 {
                 return Err(Error::STALE);
             }
             match cell.word.compare_exchange(seen, seen | POSTED | LINKED | bits as u64, AcqRel, Relaxed) {

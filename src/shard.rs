@@ -22,6 +22,7 @@ use crate::sync::{self, Mutex, MutexGuard, WakeAddress, Woken, Word};
 use crate::target::ready_list::In;
 use crate::target::slot;
 use crate::target::Batch;
+use crate::target::queue::Queue;
 use crate::waker::SleepState;
 use std::mem::MaybeUninit;
 use std::sync::atomic::AtomicU64;
@@ -50,7 +51,7 @@ pub struct Turned {
 }
 
 /// What a waiter's look at its own news says: `None`, go on waiting.
-type Look<'a, R> = dyn FnMut(&mut State, bool) -> Option<Result<R>> + 'a;
+type Look<'a, R> = dyn FnMut(&mut State) -> Option<Result<R>> + 'a;
 
 impl Shard {
     pub fn new(index: usize, slack: i64, max_events: usize) -> Result<Shard> {
@@ -264,8 +265,8 @@ impl Shard {
             if clock == Clock::Monotonic && !st.nested || st.timers[c].is_empty() && st.alarms[c] == NEVER {
                 continue;
             }
-            let State { timers, reg, .. } = st;
-            let next = timers[c].next_wake(reg);
+            // Not freshened: an alarm for a deadline that has moved later costs one empty turn, and moving it no system call.
+            let next = st.timers[c].peek();
             if next != st.alarms[c] {
                 self.backend.set_alarm(clock, next)?;
                 st.alarms[c] = next;
@@ -430,14 +431,22 @@ impl Shard {
 
     // ---- driving by who waits
 
-    /// Waits until `look` finds news, or the deadline. `look(state, leading)` is asked under the lock, the last time before
-    /// the caller drives with `leading` set.
-    fn wait<R>(&self, m: &Manager, word: &Word, deadline: i64, look: &mut Look<R>) -> Result<R> {
+    /// Waits until `look` finds news, or the deadline. It is asked under the lock. `queue`: news for the waiter may come from
+    /// other shards, while it drives this one.
+    fn wait<R>(
+        &self,
+        m: &Manager,
+        word: &Word,
+        queue: Option<&Queue>,
+        deadline: i64,
+        look: &mut Look<R>,
+    ) -> Result<R> {
+        let lead = |on| queue.into_iter().for_each(|q| q.set_led(on));
         let mut st = self.lock();
         st.inside += 1;
         st.counters.waiters += 1;
         let result = loop {
-            if let Some(found) = look(&mut st, false) {
+            if let Some(found) = look(&mut st) {
                 break found;
             }
             if st.closing {
@@ -455,7 +464,9 @@ impl Shard {
             }
             let interrupted;
             if !m.threaded && st.driver.is_some() && st.poll_wanted == 0 {
-                if let Some(found) = look(&mut st, true) {
+                lead(true);
+                if let Some(found) = look(&mut st) {
+                    lead(false);
                     break found;
                 }
                 let Some(mut driver) = st.driver.take() else { continue };
@@ -464,6 +475,7 @@ impl Shard {
                 let turned = self.turn(m, &mut driver, None, deadline);
                 st = self.lock();
                 st.driver = Some(driver);
+                lead(false);
                 if st.poll_wanted > 0 {
                     self.notify_rare();
                 }
@@ -476,7 +488,7 @@ impl Shard {
             }
             if let Some(e) = interrupted {
                 // News that came together with the signal is not lost.
-                break look(&mut st, false).unwrap_or(Err(e));
+                break look(&mut st).unwrap_or(Err(e));
             }
         };
         st.counters.waiters -= 1;
@@ -557,7 +569,7 @@ impl Shard {
                 return Ok(ready.0 as i32);
             }
         }
-        self.wait(m, word, deadline, &mut |st, _| match look_at_slot(st, handle, word) {
+        self.wait(m, word, None, deadline, &mut |st| match look_at_slot(st, handle, word) {
             Ok(ready) if ready.is_empty() => None,
             Ok(ready) => Some(Ok(ready.0 as i32)),
             Err(Error::STALE) => Some(Err(Error::CANCELLED)),
@@ -574,11 +586,11 @@ impl Shard {
     pub fn queue_wait(
         &self,
         m: &Manager,
-        queue: &crate::target::queue::Queue,
+        queue: &Queue,
         out: &mut [MaybeUninit<bell_event>],
         deadline: i64,
     ) -> Result<usize> {
-        self.wait(m, &queue.word, deadline, &mut |_, leading| match queue.drain(out, Some(leading)) {
+        self.wait(m, &queue.word, Some(queue), deadline, &mut |_| match queue.drain(out) {
             Ok(0) => None,
             Err(Error::STALE) => Some(Err(Error::CANCELLED)),
             found => Some(found),

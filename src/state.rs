@@ -646,16 +646,20 @@ impl State {
         if !armed {
             return self.arm(env, Clock::Monotonic, id).inspect_err(|_| self.reg.fds.at_mut(index).value.deadline = old);
         }
-        self.move_timer(env, Clock::Monotonic, id, deadline < old)
+        self.move_timer(env, Clock::Monotonic, id, deadline < old).inspect_err(|_| {
+            self.reg.fds.at_mut(index).value.deadline = old;
+        })
     }
 
+    /// Later: nothing to do, the heap finds out when the old key surfaces. After an error the caller puts the old deadline
+    /// back, which is later.
     fn move_timer(&mut self, env: Env, clock: Clock, id: u32, earlier: bool) -> Result<()> {
-        self.counters.timers_moved += 1;
-        self.timers[clock as usize].moved(&mut self.reg, id);
         if earlier {
+            self.timers[clock as usize].moved(&mut self.reg, id);
             let hard = self.hard(id);
-            return self.note_deadline(env, clock, hard);
+            self.note_deadline(env, clock, hard)?;
         }
+        self.counters.timers_moved += 1;
         Ok(())
     }
 
@@ -680,7 +684,9 @@ impl State {
         if !armed {
             return self.arm(env, clock, index).inspect_err(|_| self.reg.timeouts.at_mut(index).value.deadline = old);
         }
-        self.move_timer(env, clock, index, deadline < old)
+        self.move_timer(env, clock, index, deadline < old).inspect_err(|_| {
+            self.reg.timeouts.at_mut(index).value.deadline = old;
+        })
     }
 
     fn cancel_timeout(&mut self, index: u32) {

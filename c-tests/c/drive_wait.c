@@ -844,6 +844,35 @@ static void do_waiters_get_news_while_another_thread_is_in_bell_poll(void)
     check_clean(bell);
 }
 
+/* bell_wake is for bell_poll. That a waiter happens to drive when it comes must not use it up. */
+static void does_a_wake_while_a_waiter_drives_end_the_next_bell_poll(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    waiter w[WAITERS];
+    open_waiters(bell, w);
+    for (int round = 0; round < rounds(40); round++) {
+        uint64_t waits = stats_of(bell).kernel_waits;
+        start_waiters(w, 1);
+        AWAIT(stats_of(bell).kernel_waits > waits); /* it leads */
+        CHECK_EQ(bell_wake(bell, 0), 0);
+        if (round % 2) /* let it notice */
+            for (int i = 0; i < 50; i++)
+                sched_yield();
+        int64_t start = now_ns();
+        CHECK_EQ(bell_poll(bell, 0, NULL, 0, SEC(5)), 0);
+        CHECK_LT(now_ns() - start, SEC(5));
+        CHECK_EQ(load(&w[0].done), 0);
+        put_byte(w[0].fds[1]);
+        join_thread(w[0].thread);
+        CHECK_EQ(w[0].result, BELL_READ);
+        CHECK_EQ(drain_fd(w[0].fds[0]), 1);
+        if (mode() == BELL_ONESHOT)
+            CHECK_EQ(bell_rearm(bell, w[0].handle, NULL, BELL_NEVER), 0);
+    }
+    close_waiters(w);
+    check_clean(bell);
+}
+
 static void does_news_for_poll_not_keep_a_waiter_spinning(void)
 {
     bell_t *bell = make_bell(1, 0);
@@ -969,6 +998,7 @@ int main(void)
     RUN(does_a_queue_waiter_that_leads_hear_of_news_from_another_shard);
     RUN(does_a_waiter_that_drives_make_way_for_bell_poll);
     RUN(do_waiters_get_news_while_another_thread_is_in_bell_poll);
+    RUN(does_a_wake_while_a_waiter_drives_end_the_next_bell_poll);
     RUN(does_news_for_poll_not_keep_a_waiter_spinning);
     RUN(does_destroy_by_force_free_8_threads_inside);
     RUN(does_destroy_without_force_refuse_and_change_nothing);

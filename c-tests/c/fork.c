@@ -538,6 +538,63 @@ static void does_destroy_in_the_child_not_wait_for_the_parents_threads(void)
     }
 }
 
+/* ---- forked in the middle of bell_post and bell_wake ---- */
+
+typedef struct poster {
+    bell_t *bell;
+    bell_handle user;
+    uint32_t stop;
+    uint32_t posts;
+} poster;
+
+static void *post_all_the_time(void *argument)
+{
+    poster *p = argument;
+    while (!load(&p->stop)) {
+        CHECK_EQ(bell_post(p->bell, p->user, 1), 0);
+        CHECK_EQ(bell_wake(p->bell, 0), 0);
+        add(&p->posts, 1);
+    }
+    return NULL;
+}
+
+static void takes_over_posts(void *argument)
+{
+    poster *p = argument;
+    int32_t r = bell_after_fork_child(p->bell, 0);
+    if (r == BELL_E_BUSY)
+        r = bell_after_fork_child(p->bell, BELL_FORK_RESET);
+    CHECK_EQ(r, 0);
+    use_manager(p->bell);
+    CHECK_EQ(bell_destroy(p->bell, 0), 0);
+}
+
+static void destroys_posts(void *argument)
+{
+    poster *p = argument;
+    CHECK_EQ(bell_post(p->bell, p->user, 1), BELL_E_FORKED);
+    CHECK_EQ(bell_destroy(p->bell, 0), 0);
+}
+
+static void may_the_fork_come_in_the_middle_of_a_post(void)
+{
+    poster p = {.bell = make_bell(1, 0)};
+    pthread_t threads[TRAFFIC];
+    p.user = make_user(p.bell, to_slot());
+    for (int i = 0; i < TRAFFIC; i++)
+        threads[i] = start_thread(post_all_the_time, &p);
+    AWAIT(load(&p.posts) > 100);
+    for (int i = 0; i < rounds(300); i++) {
+        child_ends_well(in_child(i % 2 ? destroys_posts : takes_over_posts, &p));
+        CHECK_EQ(bell_slot_wait(p.bell, p.user, BELL_READ, now_ns() + PATIENCE, 0), BELL_USER);
+    }
+    store(&p.stop, 1);
+    for (int i = 0; i < TRAFFIC; i++)
+        join_thread(threads[i]);
+    CHECK_OK(bell_unregister(p.bell, p.user, BELL_SYNC));
+    check_clean(p.bell);
+}
+
 /* ---- the pollable fd ---- */
 
 static void asks_for_its_own_fd(void *argument)
@@ -718,6 +775,7 @@ int main(void)
     RUN(does_a_post_that_was_pending_reach_the_parent);
     RUN(do_library_threads_start_again_in_the_child);
     RUN(does_destroy_in_the_child_not_wait_for_the_parents_threads);
+    RUN(may_the_fork_come_in_the_middle_of_a_post);
     RUN(is_the_pollable_fd_asked_for_again);
     RUN(does_the_child_leak_no_fd);
     RUN(is_every_fd_of_the_library_closed_by_exec);

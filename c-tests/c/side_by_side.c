@@ -271,6 +271,34 @@ static void the_others_get_exactly_one_after_one_is_gone(void)
         }
 }
 
+static void the_first_gone_while_all_are_silent_leaves_the_rest_in_order(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    landing l[3];
+    int fds[2];
+    make_sockets(fds);
+    for (int i = 0; i < 3; i++) {
+        landing_open(&l[i], LAND_POLL, bell);
+        landing_watch(&l[i], fds[0], BELL_READ, BELL_ONESHOT);
+    }
+    put_byte(fds[1]);
+    pump_all(bell, l, 3);
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQ(landing_end(&l[i]), BELL_FIRED);
+        check_verified(bell);
+    }
+    landing_forget(&l[2]);
+    pump(bell, l, 3);
+    CHECK_EQ(l[2].count, 0);
+    landing_rearm(&l[2], BELL_NEVER);
+    pump(bell, l, 3);
+    CHECK_EQ(l[2].count, 1);
+    check_verified(bell);
+    CHECK_EQ(landing_end(&l[2]), BELL_FIRED);
+    close_pair(fds);
+    check_clean(bell);
+}
+
 static void the_wider_interest_gone_leaves_the_narrower(void)
 {
     bell_t *bell = make_bell(1, 0);
@@ -441,6 +469,7 @@ int main(void)
     RUN(each_is_told_only_what_it_asked_for);
     RUN(hup_reaches_everybody_who_is_armed);
     RUN(the_others_get_exactly_one_after_one_is_gone);
+    RUN(the_first_gone_while_all_are_silent_leaves_the_rest_in_order);
     RUN(the_wider_interest_gone_leaves_the_narrower);
     RUN(the_last_one_gone_leaves_the_kernel_set_empty);
     RUN(thousands_on_one_fd_are_all_told_by_one_event);

@@ -129,12 +129,14 @@ impl Queue {
         false
     }
 
-    /// Takes news. `led`: does the caller drive the home shard if there is none?
-    pub fn drain(&self, out: &mut [MaybeUninit<bell_event>], led: Option<bool>) -> Result<usize> {
+    /// A waiter is about to drive the home shard, or drives it no more. It looks at the list after this, so what is pushed
+    /// before is not missed.
+    pub fn set_led(&self, on: bool) {
+        self.inner.lock().led = on;
+    }
+
+    pub fn drain(&self, out: &mut [MaybeUninit<bell_event>]) -> Result<usize> {
         let mut inner = self.inner.lock();
-        if let Some(led) = led {
-            inner.led = led;
-        }
         if inner.destroyed {
             return Err(Error::STALE);
         }
