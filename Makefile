@@ -44,6 +44,7 @@ header: ## writes include/doorbell.h anew from src/ffi
 .PHONY: clean
 clean: ## removes all that was built
 	@$(CARGO) clean -q $(FOR_EPOLL)
+	@$(MAKE) -s -C demo clean
 	@rm -rf $(BUILD)
 
 .PHONY: test

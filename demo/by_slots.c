@@ -73,6 +73,8 @@ static void *connection_thread(void *argument)
     for (;;) {
         while (sem_wait(&c->accepted) != 0)
             ;
+        if (c->fd < 0)
+            return NULL;
         c->interest = BELL_READ;
         c->ending = false;
         bell_fd_spec spec = {
@@ -116,24 +118,32 @@ void slots_prepare(struct server *server, bell_config *config)
     config->threads = 0;
     enlarge_futex_hash(server->capacity);
     idle_threads = calloc(server->capacity, sizeof *idle_threads);
+    pthread_t *threads = calloc(server->capacity, sizeof *threads);
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, STACK_BYTES > PTHREAD_STACK_MIN ? STACK_BYTES : PTHREAD_STACK_MIN);
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    for (uint32_t i = 0; i < server->capacity; i++) {
+    int error = 0;
+    while (!error && idle_thread_count < server->capacity) {
         struct connection *c = calloc(1, sizeof *c);
         c->server = server;
         sem_init(&c->accepted, 0, 0);
-        pthread_t thread;
-        const int error = pthread_create(&thread, &attributes, connection_thread, c);
-        if (error) {
-            fprintf(stderr, "server: %u threads, not %u: %s\n", i, server->capacity, strerror(error));
-            server->capacity = i;
-            break;
+        error = pthread_create(&threads[idle_thread_count], &attributes, connection_thread, c);
+        if (!error)
+            idle_threads[idle_thread_count++] = c;
+    }
+    if (error) {
+        fprintf(stderr, "server: %u threads, not %u: %s\n", idle_thread_count, server->capacity, strerror(error));
+        /* Some end again: whatever ran out is needed for other things too. */
+        server->capacity = idle_thread_count - (idle_thread_count + 15) / 16;
+        while (idle_thread_count > server->capacity) {
+            struct connection *c = idle_threads[--idle_thread_count];
+            c->fd = -1;
+            sem_post(&c->accepted);
+            pthread_join(threads[idle_thread_count], NULL);
         }
-        idle_threads[idle_thread_count++] = c;
     }
     pthread_attr_destroy(&attributes);
+    free(threads);
 }
 
 void slots_run(struct server *server)

@@ -157,17 +157,19 @@ impl Shard {
     /// One turn. The caller holds the driver, not the lock. `until`: 0 does not wait.
     pub fn turn(&self, m: &Manager, driver: &mut Driver, mut sink: Option<&mut Sink>, until: i64) -> Result<Turned> {
         let mut st = self.lock();
-        let leftover = !st.reg.poll.is_empty() && sink.as_ref().is_some_and(|s| !s.is_full());
-        let timeout = self.plan(&mut st, if leftover { 0 } else { until })?;
+        let for_poll = sink.as_ref().is_some_and(|s| st.user_woken || !st.reg.poll.is_empty() && !s.is_full());
+        let timeout = self.plan(&mut st, if for_poll { 0 } else { until })?;
         st.counters.kernel_waits += 1;
         drop(st);
         let waited = self.backend.wait(&mut driver.events, timeout);
         let mut st = self.lock();
         let wakes = self.sleep.finish();
         st.sleep_until = AWAKE;
+        st.user_woken |= wakes.user;
+        let user_wake = sink.is_some() && std::mem::take(&mut st.user_woken);
         match waited {
             // A signal and a wake at once: the wake is told, and ends the call as the signal would (polling#265).
-            Err(Error::INTR) if wakes.user => return Ok(Turned { delivered: false, user_wake: true }),
+            Err(Error::INTR) if user_wake => return Ok(Turned { delivered: false, user_wake }),
             r => r?,
         }
         let delivered_before = st.counters.events;
@@ -234,7 +236,7 @@ impl Shard {
         }
         let delivered = st.counters.events != delivered_before;
         self.finish(m, st, batch);
-        Ok(Turned { delivered, user_wake: wakes.user })
+        Ok(Turned { delivered, user_wake })
     }
 
     fn take_posts<'a>(
@@ -679,6 +681,7 @@ impl Shard {
         st.alarms = [NEVER; 3];
         st.nested = false;
         st.rouse = false;
+        st.user_woken = false;
         (st.inside, st.poll_wanted) = (0, 0);
         (st.ghosts, st.ghost_events) = (0, 0);
         Ok(())

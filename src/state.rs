@@ -110,6 +110,8 @@ pub struct State {
     /// Threads inside blocking calls.
     pub inside: u32,
     pub closing: bool,
+    /// `bell_wake` was called, and no `bell_poll` has ended by it yet: a waiter that drives does not use it up.
+    pub user_woken: bool,
     /// Calls of `bell_poll` that wait for a waiter to make way.
     pub poll_wanted: u32,
     /// Fds that could not be taken out of the kernel's set, and events they have caused since.
@@ -140,6 +142,7 @@ impl State {
             rouse: false,
             inside: 0,
             closing: false,
+            user_woken: false,
             poll_wanted: 0,
             ghosts: 0,
             ghost_events: 0,

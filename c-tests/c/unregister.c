@@ -263,6 +263,7 @@ static void a_queue_is_either_filled_or_cancelled(void) { race_unregister(LAND_Q
 static void an_mvar_is_either_put_or_cancelled(void) { race_unregister(LAND_MVAR, BY_WRITE); }
 static void a_timeout_to_poll_either_fires_or_is_cancelled(void) { race_unregister(LAND_POLL, BY_TIMEOUT); }
 static void a_timeout_to_futex_either_fires_or_is_cancelled(void) { race_unregister(LAND_FUTEX, BY_TIMEOUT); }
+static void a_timeout_to_queue_either_fires_or_is_cancelled(void) { race_unregister(LAND_QUEUE, BY_TIMEOUT); }
 static void a_timeout_to_mvar_either_fires_or_is_cancelled(void) { race_unregister(LAND_MVAR, BY_TIMEOUT); }
 static void a_post_to_mvar_is_either_put_or_cancelled(void) { race_unregister(LAND_MVAR, BY_POST); }
 
@@ -901,6 +902,7 @@ int main(void)
     RUN(an_mvar_is_either_put_or_cancelled);
     RUN(a_timeout_to_poll_either_fires_or_is_cancelled);
     RUN(a_timeout_to_futex_either_fires_or_is_cancelled);
+    RUN(a_timeout_to_queue_either_fires_or_is_cancelled);
     RUN(a_timeout_to_mvar_either_fires_or_is_cancelled);
     RUN(a_post_to_mvar_is_either_put_or_cancelled);
     RUN(the_word_may_be_unmapped_at_once_in_a_storm);
