@@ -481,7 +481,7 @@ static void help(void)
            "  connections  how many (10000, or as many as the limit of open files allows)\n"
            "  seconds      how long each way is measured (5)\n"
            "  active       messages under way at a time (128); they go round all connections\n"
-           "  idle_ms      the idle timeout of each connection (4000)\n"
+           "  idle_ms      the idle timeout of each connection (5000)\n"
            "  strace=0     do not count system calls by strace\n"
            "\n"
            "CONNECTIONS and SECONDS may also be set in the environment. The exit code is 0 if nothing was lost, every silent\n"
@@ -519,7 +519,7 @@ int main(int argc, char **argv)
     long long connections = wanted;
     seconds = setting(argv + 1, "seconds", "SECONDS", 5);
     active = option(argv + 1, "active", 128);
-    idle_ms = option(argv + 1, "idle_ms", 4000);
+    idle_ms = option(argv + 1, "idle_ms", 5000);
     if (connections < 1 || seconds < 1 || active < 1 || idle_ms < 1) {
         help();
         return 2;

@@ -433,7 +433,7 @@ int main(int argc, char **argv)
 
     if (!option(argv, "quick", 0)) {
         bulk();
-        idle(active, option(argv, "idle_ms", 4000) * NS_PER_MS);
+        idle(active, option(argv, "idle_ms", 5000) * NS_PER_MS);
         await_go_ahead();
     }
     for (uint32_t i = 0; i < peer_count; i++)

@@ -222,7 +222,7 @@ int main(int argc, char **argv)
     server.capacity = (uint32_t)(wanted < limit ? wanted : limit);
     if (features & BELL_FEATURE_POLL && server.capacity > WITH_POLL2)
         server.capacity = WITH_POLL2;
-    server.idle_ns = option(argv, "idle_ms", 4000) * NS_PER_MS;
+    server.idle_ns = option(argv, "idle_ms", 5000) * NS_PER_MS;
 
     heap_before = heap_bytes();
     resident_before = resident_bytes();

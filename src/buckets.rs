@@ -50,6 +50,12 @@ impl<T: Default> Buckets<T> {
         self.get(index).ok_or(Error::NOMEM)
     }
 
+    /// All items of the buckets that were made, with their indices.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        let made = self.buckets.iter().map_while(|b| b.get());
+        made.flat_map(|b| b.iter()).enumerate().map(|(i, item)| (i as u32, item))
+    }
+
     pub fn heap_bytes(&self) -> usize {
         self.buckets.iter().filter_map(|b| b.get()).map(|b| size_of_val(&**b)).sum()
     }

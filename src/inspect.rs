@@ -55,7 +55,7 @@ pub fn verify(shard: &Shard, st: &mut State, fds: &FdTable, wrong: &mut Vec<Stri
             wrong.push(format!("fd {}: closed behind our back", fd.fd));
         }
         if fd.kernel != Kernel::Absent {
-            expected.insert((fd.fd, st.reg.fd_handle(index).0), (fd.kernel, fd.asked));
+            expected.insert(fd.fd, (st.reg.fd_handle(index).0, fd.kernel, fd.asked));
         }
     }
     if listed != attached {
@@ -64,12 +64,17 @@ pub fn verify(shard: &Shard, st: &mut State, fds: &FdTable, wrong: &mut Vec<Stri
     // Ghosts that wait for a rebuild are known.
     let mut ghosts = st.ghosts;
     for known in shard.backend.registered()? {
-        match expected.remove(&(known.fd, known.cookie)) {
-            None if ghosts > 0 => ghosts -= 1,
-            found => compare(known, found, wrong),
+        match expected.get(&known.fd) {
+            // A silent entry keeps the cookie of whoever was first when it was told: arming replaces it.
+            Some((cookie, kernel, asked)) if known.cookie == *cookie || *kernel == Kernel::Disarmed => {
+                compare(known, *kernel, *asked, wrong);
+                expected.remove(&known.fd);
+            }
+            _ if ghosts > 0 => ghosts -= 1,
+            _ => wrong.push(format!("fd {}: the kernel has {:#x}, which is not registered", known.fd, known.cookie)),
         }
     }
-    for (fd, cookie) in expected.keys() {
+    for (fd, (cookie, ..)) in expected {
         wrong.push(format!("fd {fd}: registered as {cookie:#x}, the kernel does not have it"));
     }
     let State { timers, reg, .. } = st;
@@ -104,11 +109,7 @@ fn check_wanted(st: &State, head: u32, wrong: &mut Vec<String>) {
     }
 }
 
-fn compare(known: Registered, expected: Option<(Kernel, Interest)>, wrong: &mut Vec<String>) {
-    let Some((kernel, asked)) = expected else {
-        wrong.push(format!("fd {}: the kernel has {:#x}, which is not registered", known.fd, known.cookie));
-        return;
-    };
+fn compare(known: Registered, kernel: Kernel, asked: Interest, wrong: &mut Vec<String>) {
     let good = match kernel {
         Kernel::Absent => false,
         Kernel::Edge => known.trigger == Trigger::Edge && known.interest == asked,

@@ -121,6 +121,9 @@ impl Manager {
     pub fn check(&self) -> Result<()> {
         self.mark.check()
     }
+    pub fn is_forked(&self) -> bool {
+        self.mark.is_forked()
+    }
     pub fn is_sound(&self) -> bool {
         self.mark.is_sound()
     }

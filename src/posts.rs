@@ -79,16 +79,20 @@ impl Posts {
             }
         }
         if seen & LINKED == 0 {
-            let mut top = self.top.load(Relaxed);
-            loop {
-                cell.next.store(top, Relaxed);
-                match self.top.compare_exchange(top, index + 1, AcqRel, Relaxed) {
-                    Ok(_) => break,
-                    Err(now) => top = now,
-                }
-            }
+            self.push(index, cell);
         }
         Ok(())
+    }
+
+    fn push(&self, index: u32, cell: &Cell) {
+        let mut top = self.top.load(Relaxed);
+        loop {
+            cell.next.store(top, Relaxed);
+            match self.top.compare_exchange(top, index + 1, AcqRel, Relaxed) {
+                Ok(_) => return,
+                Err(now) => top = now,
+            }
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -105,6 +109,21 @@ impl Posts {
             let word = cell.word.fetch_and(!(POSTED | LINKED | BITS), AcqRel);
             if word & POSTED != 0 {
                 each(index, (word >> 34) as u32, word as u32);
+            }
+        }
+    }
+
+    /// In a forked child: a thread of the parent may have been between LINKED and its push. All that is posted is linked
+    /// afresh.
+    pub fn start_over(&self) {
+        self.top.store(END, Relaxed);
+        for (index, cell) in self.cells.iter() {
+            let word = cell.word.load(Relaxed);
+            if word & POSTED != 0 {
+                cell.word.store(word | LINKED, Relaxed);
+                self.push(index, cell);
+            } else {
+                cell.word.store(word & !LINKED, Relaxed);
             }
         }
     }

@@ -672,6 +672,7 @@ impl Shard {
         self.backend = backend; // closes the inherited fds; EPOLL_CTL_DEL would edit the parent's set (F6)
         self.sleep = SleepState::new();
         self.rare = Word::new(0);
+        self.posts.start_over();
         let st = self.state.get_mut();
         st.driver = Some(driver);
         st.followers.clear();

@@ -153,8 +153,8 @@ mod futex {
         /// FUTEX_WAIT_BITSET because its timeout is absolute.
         pub fn sleep(&self, expected: u32, deadline_ns: i64) -> Woken {
             let until = libc::timespec {
-                tv_sec: deadline_ns / 1_000_000_000,
-                tv_nsec: deadline_ns % 1_000_000_000,
+                tv_sec: (deadline_ns / 1_000_000_000) as libc::time_t,
+                tv_nsec: (deadline_ns % 1_000_000_000) as libc::c_long,
             };
             let until_ptr = if deadline_ns == NEVER { std::ptr::null() } else { &raw const until };
             // SAFETY: the kernel reads the word and the timespec, both alive.

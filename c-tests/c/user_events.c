@@ -344,6 +344,7 @@ static void posting_races_unregistering(void)
         v.user = make_user(v.bell, to_slot());
         for (int i = 0; i < 3; i++)
             posters[i] = start_thread(post_to_the_vanishing, &v);
+        AWAIT(load(&v.ok) > 0);
         for (int i = 0; i < n; i++) {
             bell_target targets[] = {to_futex(&words[i % 1024]), to_slot(), to_eventfd(wake), to_mvar(&mvars[i % 1024], 0)};
             bell_handle old = v.user, fresh = make_user(v.bell, targets[i % 4]);

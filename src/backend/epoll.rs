@@ -230,6 +230,7 @@ impl Backend {
     }
 }
 
+const WAKER: u64 = 0;
 // Edges, because neither is read. A timerfd's count is taken back by the next `set_alarm`.
 const WAKER_EVENTS: u32 = (libc::EPOLLIN | libc::EPOLLET) as u32;
 const ALARM_EVENTS: u32 = WAKER_EVENTS;
@@ -316,9 +317,6 @@ impl Events {
     pub fn len(&self) -> usize {
         self.list.len()
     }
-    pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
-    }
     pub fn is_full(&self) -> bool {
         self.list.len() == self.limit as usize
     }
@@ -328,8 +326,5 @@ impl Events {
     }
     pub fn clear(&mut self) {
         self.list.clear();
-    }
-    pub fn heap_bytes(&self) -> usize {
-        self.list.capacity() * size_of::<libc::epoll_event>()
     }
 }

@@ -73,7 +73,6 @@ pub struct Registered {
 
 /// Cookies below are the backend's own.
 pub const OWN: u64 = 1 << 58;
-const WAKER: u64 = 0;
 #[cfg(target_os = "linux")]
 const fn alarm_cookie(clock: Clock) -> u64 {
     1 + clock as u64

@@ -166,7 +166,7 @@ impl Backend {
             let own = self.take(events)?;
             let polled = sys::poll(&mut events.polled, left);
             let ended = self.report(events, own, polled)?;
-            if ended || !events.is_empty() || left <= 0 {
+            if ended || !events.found.is_empty() || left <= 0 {
                 return Ok(());
             }
             if left != NEVER {
@@ -374,9 +374,6 @@ impl Events {
     pub fn len(&self) -> usize {
         self.found.len()
     }
-    pub fn is_empty(&self) -> bool {
-        self.found.is_empty()
-    }
     pub fn is_full(&self) -> bool {
         self.found.len() == self.limit
     }
@@ -385,11 +382,6 @@ impl Events {
     }
     pub fn clear(&mut self) {
         self.found.clear();
-    }
-    pub fn heap_bytes(&self) -> usize {
-        self.found.capacity() * size_of::<(u64, Ready)>()
-            + self.polled.capacity() * size_of::<libc::pollfd>()
-            + self.stamps.capacity() * size_of::<u64>()
     }
 }
 

@@ -55,6 +55,8 @@ pub fn with_pin<R>(bell: *mut bell_t, f: impl FnOnce(&Manager) -> Result<R>) -> 
 /// For a forked child, which has one thread.
 pub fn with_mut(bell: *mut bell_t, f: impl FnOnce(&mut Manager) -> Result<i32>) -> Result<i32> {
     let (entry, _) = entry(bell)?;
+    // Threads of the parent that were inside do not exist here.
+    entry.pins.store(0, Relaxed);
     // SAFETY: as in `find`; and exclusive, because the function's contract says that the child has one thread.
     unsafe { entry.manager.load(Relaxed).as_mut() }.ok_or(Error::STALE).and_then(f)
 }
@@ -85,13 +87,18 @@ pub fn remove(bell: *mut bell_t, force: bool) -> Result<()> {
     with_pin(bell, |m| m.begin_destroy(force))?;
     let (entry, tag) = entry(bell)?;
     entry.tag.compare_exchange(tag, BUSY, SeqCst, Relaxed).map_err(|_| Error::STALE)?;
-    // A few instructions long, but for one write to an eventfd.
-    while entry.pins.load(SeqCst) > 0 {
+    // A few instructions long, but for one write to an eventfd. In a forked child those inside do not exist.
+    // SAFETY: the tag is ours now, so nobody else frees the manager.
+    let forked = unsafe { entry.manager.load(Relaxed).as_ref() }.is_some_and(Manager::is_forked);
+    while !forked && entry.pins.load(SeqCst) > 0 {
         std::thread::yield_now();
     }
     let manager = entry.manager.swap(ptr::null_mut(), AcqRel);
     // SAFETY: made by `Box::into_raw` in `insert`; the tag was ours to take, so nobody else frees it.
     unsafe { Box::from_raw(manager) }.finish_destroy();
+    if forked {
+        entry.pins.store(0, Relaxed);
+    }
     entry.tag.store(FREE, Release);
     Ok(())
 }

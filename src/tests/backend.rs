@@ -891,13 +891,11 @@ fn a_full_batch_leaves_the_rest_for_later() {
         let mut told = Vec::new();
         for size in [3, 3, 3, 1, 0] {
             b.wait(&mut events, 0).unwrap();
-            assert_eq!((events.len(), events.is_full(), events.is_empty()), (size, size == 3, size == 0));
+            assert_eq!((events.len(), events.is_full()), (size, size == 3));
             told.extend(list(&events));
         }
         told.sort_by_key(|(c, _)| *c);
         assert_eq!(told, (0..10).map(|i| (cookie(i), Ready::READ)).collect::<Vec<_>>());
-        events.clear();
-        assert!(events.is_empty());
     }
 }
 
