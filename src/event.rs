@@ -59,7 +59,6 @@ impl Interest {
     pub const NONE: Interest = Interest(0);
     pub const READ: Interest = Interest(BELL_READ as u8);
     pub const WRITE: Interest = Interest(BELL_WRITE as u8);
-    pub const PRI: Interest = Interest(BELL_PRI as u8);
     pub const RDHUP: Interest = Interest(BELL_RDHUP as u8);
 
     /// From C: known bits, at least one. Reading implies to be told of a peer that stops writing: the rule

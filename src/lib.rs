@@ -7,7 +7,7 @@
 //! - `shard`: one poller and the ways to drive it: a turn, `bell_poll`, waiting, handing over.
 //! - `state`: what is decided under a shard's lock: what the kernel is asked for, what fires, what is cancelled.
 //! - `registry` (slabs and lists), `timers` (the heap), `target` (where news lands), `backend` (the kernel),
-//!   `fd_table`, `posts`, `waker`, `deliveries` (the protocols between threads, each drawn at the top of its file).
+//!   `fd_table`, `posts`, `waker`, `deliveries`, `followers` (the protocols between threads, each drawn at the top of its file).
 //! - `event`, `error`: the vocabulary. `sync`: locks, atomics, futex. `inspect`: verify and dump.
 //!
 //! Read `shard.rs`, `target/mod.rs`, `backend/mod.rs` next.
@@ -19,6 +19,7 @@ mod deliveries;
 mod error;
 mod event;
 mod fd_table;
+mod followers;
 pub mod ffi;
 mod fork;
 mod inspect;

@@ -132,6 +132,9 @@ impl Manager {
     #[cold]
     pub fn poison(&self) {
         self.mark.poison();
+        self.alarm();
+    }
+    pub fn alarm(&self) {
         self.shards.iter().for_each(Shard::alarm_all);
     }
 
@@ -203,7 +206,7 @@ impl Manager {
         Ok(())
     }
 
-    /// After `begin_destroy`.
+    /// After `begin_destroy`, when nobody is inside any more.
     pub fn finish_destroy(self: Box<Self>) {
         if self.mark.is_forked() {
             return self.leak();
@@ -211,14 +214,6 @@ impl Manager {
         if !self.mark.is_sound() {
             self.stop_threads();
             return self.leak();
-        }
-        for queue in self.all_queues() {
-            if crate::target::slot::nudge(&queue.word) {
-                sync::wake(queue.word.wake_address());
-            }
-        }
-        for shard in &self.shards {
-            shard.wait_until_empty();
         }
         self.stop_threads();
         self.tell_closed();
@@ -976,6 +971,7 @@ impl Manager {
             sum.handovers += c.handovers;
             sum.heap_bytes += (st.reg.heap_bytes()
                 + st.timers.iter().map(|t| t.heap_bytes()).sum::<usize>()
+                + st.followers.heap_bytes()
                 + shard.posts.heap_bytes()
                 + shard.backend.heap_bytes()) as u64;
         }

@@ -4,7 +4,7 @@
 //! Entries live in slabs: chunks that never move, an index for life, a generation that grows each time the index is used
 //! again. A generation that would wrap retires its index, so a stale handle never matches (tokio#6133, mio#172).
 use crate::error::{Error, Result};
-use crate::event::{Clock, GENERATION_MAX, Handle, Interest, Kind, Mode, NEVER, Ready};
+use crate::event::{Clock, GENERATION_MAX, Handle, Interest, Kind, Mode, NEVER};
 use crate::fd_table::{FdTable, NO_HEAD};
 use crate::target::ready_list::{After, ReadyList};
 use crate::target::slot::{self, Slots};
@@ -431,17 +431,4 @@ impl Nodes for Registry {
         let timeout = &self.timeouts.at(id).value;
         if timeout.extra { self.extra(id).slack.max(self.slack) } else { self.slack }
     }
-}
-
-/// What became ready, as a target is told.
-#[derive(Clone, Copy)]
-pub struct News {
-    pub handle: Handle,
-    pub user_data: u64,
-    pub ready: Ready,
-    pub status: i32,
-    pub data: u64,
-    /// Data of merged news is added (expirations), not ORed (posted bits).
-    pub add: bool,
-    pub after: After,
 }

@@ -14,10 +14,11 @@ use crate::error::{Error, Result};
 use crate::event::{Clock, Direction, Handle, Interest, Kind, Mode, NEVER, Ready};
 use crate::fd_table::FdTable;
 use crate::ffi::abi::bell_event;
+use crate::followers::Followers;
 use crate::manager::Manager;
 use crate::posts::Posts;
 use crate::registry::{ALWAYS, ARMED, CLOSED, Kernel};
-use crate::state::{AWAKE, Driver, Env, Follower, GHOST_EVENTS, Out, Role, Sink, State};
+use crate::state::{AWAKE, Driver, Env, GHOST_EVENTS, Out, Role, Sink, State};
 use crate::sync::{self, Mutex, MutexGuard, WakeAddress, Woken, Word};
 use crate::target::ready_list::In;
 use crate::target::slot;
@@ -34,7 +35,7 @@ pub struct Shard {
     pub posts: Posts,
     state: Mutex<State>,
     sleep: SleepState,
-    /// For what is waited for rarely: a waiter that makes way, deliveries that end, threads that leave.
+    /// For what is waited for rarely: a waiter that makes way, deliveries that end.
     rare: Word,
     wakes_sent: AtomicU64,
     wakes_elided: AtomicU64,
@@ -368,7 +369,7 @@ impl Shard {
                 st = self.wait_rare(st);
             }
             st.poll_wanted -= 1;
-            self.leave(&mut st);
+            st.inside -= 1;
             woken?;
         };
         st.role = Role::Poll;
@@ -377,7 +378,7 @@ impl Shard {
         let result = self.turns(m, &mut driver, &mut sink, until);
         let mut st = self.lock();
         st.driver = Some(driver);
-        self.leave(&mut st);
+        st.inside -= 1;
         let closing = st.closing;
         self.hand_over(st);
         match result {
@@ -494,7 +495,7 @@ impl Shard {
             }
         };
         st.counters.waiters -= 1;
-        self.leave(&mut st);
+        st.inside -= 1;
         self.hand_over(st);
         result
     }
@@ -508,35 +509,23 @@ impl Shard {
         deadline: i64,
     ) -> std::result::Result<(Guard<'a>, Woken), (Guard<'a>, Error)> {
         let Some(expected) = slot::prepare(word) else { return Ok((st, Woken::Look)) };
-        let token = st.next_token;
-        st.next_token += 1;
-        if st.followers.try_reserve(1).is_err() {
-            return Err((st, Error::NOMEM));
-        }
-        st.followers.push_back(Follower { token, word });
+        let place = match st.followers.join(word) {
+            Ok(place) => place,
+            Err(e) => return Err((st, e)),
+        };
         drop(st);
         let woken = word.sleep(expected, deadline);
         let mut st = self.lock();
-        st.followers.retain(|f| f.token != token);
+        st.followers.leave(place);
         Ok((st, woken))
-    }
-
-    /// A thread leaves a blocking call.
-    fn leave(&self, st: &mut State) {
-        st.inside -= 1;
-        if st.closing && st.inside == 0 {
-            self.notify_rare();
-        }
     }
 
     /// Nobody drives: the next follower shall.
     fn hand_over(&self, mut st: Guard<'_>) {
         let mut nudged: Option<WakeAddress> = None;
         if st.driver.is_some() && st.poll_wanted == 0 {
-            if let Some(next) = st.followers.pop_front() {
+            if let Some(word) = st.followers.pop() {
                 st.counters.handovers += 1;
-                // SAFETY: a listed follower's word is alive (see `Follower`), and only its owner unlists it, under this lock.
-                let word = unsafe { &*next.word };
                 nudged = slot::nudge(word).then(|| word.wake_address());
             }
         } else if st.poll_wanted > 0 && st.driver.is_some() {
@@ -621,41 +610,26 @@ impl Shard {
         while !st.deliveries.is_over(ticket) {
             st = self.wait_rare(st);
         }
-        self.leave(&mut st);
+        st.inside -= 1;
     }
 
     /// Everybody who is inside shall leave.
     pub fn close(&self, mut st: Guard<'_>) {
         st.closing = true;
-        let sleepers: Vec<WakeAddress> = st
-            .followers
-            .iter()
-            .filter_map(|f| {
-                // SAFETY: as in `hand_over`.
-                let word = unsafe { &*f.word };
-                slot::nudge(word).then(|| word.wake_address())
-            })
-            .collect();
+        while let Some(word) = st.followers.pop() {
+            if slot::nudge(word) {
+                sync::wake(word.wake_address());
+            }
+        }
         drop(st);
-        sleepers.into_iter().for_each(sync::wake);
         let _ = self.wake(false);
         self.notify_rare();
     }
 
-    /// After `close`: waits until nobody is inside.
-    pub fn wait_until_empty(&self) {
-        let mut st = self.lock();
-        while st.inside > 0 {
-            st = self.wait_rare(st);
-        }
-    }
-
     /// Poisoned: whoever sleeps shall find out. The lock may be held by nobody who can be trusted, so it is only tried.
     pub fn alarm_all(&self) {
-        if let Some(st) = self.try_lock() {
-            for f in &st.followers {
-                // SAFETY: as in `hand_over`.
-                let word = unsafe { &*f.word };
+        if let Some(mut st) = self.try_lock() {
+            while let Some(word) = st.followers.pop() {
                 if slot::nudge(word) {
                     sync::wake(word.wake_address());
                 }
@@ -675,7 +649,7 @@ impl Shard {
         self.posts.start_over();
         let st = self.state.get_mut();
         st.driver = Some(driver);
-        st.followers.clear();
+        st.followers = Followers::new();
         st.deliveries = Default::default();
         st.counters.waiters = 0;
         st.sleep_until = AWAKE;

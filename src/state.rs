@@ -10,11 +10,11 @@ use crate::error::{Error, Result};
 use crate::event::{Clock, Handle, Interest, Kind, Mode, NEVER, Ready};
 use crate::fd_table::FdTable;
 use crate::ffi::abi::{BELL_CANCELLED, BELL_FIRED, bell_counters, bell_event};
+use crate::followers::Followers;
 use crate::registry::*;
-use crate::sync::Word;
 use crate::target::ready_list::{After, In, Pushed, ReadyList};
 use crate::target::slot::{self, Slots};
-use crate::target::{Batch, Notification, Target};
+use crate::target::{Batch, News, Notification, Target};
 use crate::timers::{Timers, UNARMED};
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
@@ -41,15 +41,6 @@ impl Driver {
         Ok(Box::new(Driver { events: Events::new(max_events)?, batch: Batch::default() }))
     }
 }
-
-/// A waiter that sleeps on its word while another one drives.
-pub struct Follower {
-    pub token: u64,
-    pub word: *const Word,
-}
-// SAFETY: the word is atomic, and alive as long as the follower is listed: it is a slot's (never unmapped while somebody is
-// inside the manager) or a queue's that the waiter holds.
-unsafe impl Send for Follower {}
 
 /// The caller's array of a polling call.
 pub struct Sink<'a> {
@@ -93,8 +84,7 @@ pub struct State {
     pub driver: Option<Box<Driver>>,
     /// Who has it, while it is away.
     pub role: Role,
-    pub followers: VecDeque<Follower>,
-    pub next_token: u64,
+    pub followers: Followers,
     pub deliveries: Deliveries,
     /// Armed registrations of fds that the kernel cannot poll: delivered in the next turn.
     pub always: VecDeque<Handle>,
@@ -128,11 +118,10 @@ impl State {
     pub fn new(shard: u8, slack: i64, max_events: usize) -> Result<State> {
         Ok(State {
             reg: Registry::new(shard, slack),
-            timers: Default::default(),
+            timers: [const { Timers::new() }; 3],
             driver: Some(Driver::new(max_events)?),
             role: Role::Poll,
-            followers: VecDeque::new(),
-            next_token: 0,
+            followers: Followers::new(),
             deliveries: Deliveries::default(),
             always: VecDeque::new(),
             counters: zero_counters(),
@@ -805,7 +794,7 @@ fn deliver(
                     return;
                 }
             }
-            if poll.push(*node, news.ready, news.status, news.data, news.add) == Pushed::Merged {
+            if poll.push(*node, news) == Pushed::Merged {
                 counters.coalesced += 1;
             }
         }
@@ -832,7 +821,7 @@ fn deliver(
             out.batch.push(Notification::WakeFd(*fd));
         }
         Target::Queue { queue, node } => {
-            let merged = queue.push(*node, news.ready, news.status, news.data, news.add, out.from, out.batch);
+            let merged = queue.push(*node, news, out.from, out.batch);
             counters.coalesced += merged as u64;
         }
         Target::Mvar(_) => {

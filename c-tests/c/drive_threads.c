@@ -377,7 +377,7 @@ static void do_signals_never_reach_library_threads(void)
         CHECK_EQ(sigismember(&mask_after, s), sigismember(&mask_before, s));
     n_ours = new_tasks(before, n_before, ours);
     CHECK_EQ(n_ours, 2);
-    for (int i = 0; i < n_ours; i++) {
+    for (int i = 0; i < n_ours && !slow(); i++) { /* valgrind keeps the masks of threads to itself */
         uint64_t bits = blocked_signals(ours[i]);
         for (int s = 1; s <= 64; s++) /* 32 and 33 belong to glibc, which lets nobody block them */
             if (s != SIGKILL && s != SIGSTOP && s != 32 && s != 33)

@@ -409,6 +409,39 @@ static void must_an_idle_child_be_able_to_take_over(void)
     }
 }
 
+/* What cannot be taken over is told, however much it is, and the rest is taken over. */
+static void does_the_child_take_over_the_rest_when_many_fds_are_closed(void)
+{
+    enum { GONE = 200 };
+    static uint32_t words[GONE];
+    int fds[GONE], source = make_eventfd();
+    bell_t *bell = make_bell(1, 0);
+    memset(words, 0, sizeof words);
+    for (int i = 0; i < GONE; i++) {
+        fds[i] = make_eventfd();
+        watch(bell, fds[i], BELL_READ, BELL_ONESHOT, to_futex(&words[i]));
+    }
+    bell_handle h = watch(bell, source, BELL_READ, BELL_ONESHOT, to_poll());
+    for (int i = 0; i < GONE; i++)
+        CHECK_EQ(close(fds[i]), 0); /* behind the library's back */
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        alarm(50);
+        CHECK_EQ(bell_after_fork_child(bell, 0), 0);
+        CHECK_EQ(eventfd_write(source, 1), 0);
+        CHECK_EQ(next_event(bell).handle, h);
+        turn(bell);
+        for (int i = 0; i < GONE; i++)
+            CHECK_HAS(load(&words[i]), BELL_CLOSED);
+        CHECK_EQ(bell_destroy(bell, 0), 0);
+        _exit(0);
+    }
+    child_ends_well(child);
+    CHECK_EQ(bell_destroy(bell, 0), 0);
+    CHECK_EQ(close(source), 0);
+}
+
 /* ---- a wake pending at the fork ---- */
 
 static void is_calm_after_fork(void *argument)
@@ -627,7 +660,7 @@ static void asks_for_its_own_fd(void *argument)
     CHECK_GE(now_ns(), deadline);
     CHECK_EQ(next_event(f->bell).handle, h);
     CHECK_EQ(bell_destroy(f->bell, 0), 0);
-    CHECK_EQ(live_fds(), f->fds_before); /* nothing of the parent's is left over either */
+    CHECK_LE(live_fds(), f->fds_before); /* nothing of the parent's is left (valgrind closes some of its own) */
 }
 
 static void is_the_pollable_fd_asked_for_again(void)
@@ -661,14 +694,14 @@ static void counts_its_fds(void *argument)
     CHECK_EQ(bell_after_fork_child(f->bell, 0), 0);
     use_manager(f->bell);
     CHECK_EQ(bell_destroy(f->bell, 0), 0);
-    CHECK_EQ(live_fds(), f->fds_before);
+    CHECK_LE(live_fds(), f->fds_before); /* valgrind closes some of its own */
 }
 
 static void destroys_and_counts(void *argument)
 {
     family *f = argument;
     CHECK_EQ(bell_destroy(f->bell, 0), 0);
-    CHECK_EQ(live_fds(), f->fds_before);
+    CHECK_LE(live_fds(), f->fds_before); /* valgrind closes some of its own */
 }
 
 static void does_the_child_leak_no_fd(void)
@@ -784,6 +817,7 @@ int main(void)
     RUN(does_a_prepared_child_take_everything_over);
     RUN(can_an_unprepared_child_take_over_or_reset);
     RUN(must_an_idle_child_be_able_to_take_over);
+    RUN(does_the_child_take_over_the_rest_when_many_fds_are_closed);
     RUN(does_a_wake_that_was_pending_not_spin_the_child);
     RUN(does_a_post_that_was_pending_reach_the_parent);
     RUN(do_library_threads_start_again_in_the_child);

@@ -440,7 +440,7 @@ static void *take_until_cancelled(void *argument)
         bell_event e[8];
         int32_t n = bell_queue_wait(c->bell, c->queue, e, 8, now_ns() + PATIENCE);
         if (n == BELL_E_CANCELLED || n == BELL_E_STALE || n == BELL_E_CLOSED) {
-            c->result = n;
+            __atomic_store_n(&c->result, n, __ATOMIC_RELAXED);
             add(&c->cancelled, 1);
             return NULL;
         }

@@ -22,7 +22,7 @@ pub unsafe extern "C" fn bell_poll(
     capacity: u32,
     timeout_ns: i64,
 ) -> i32 {
-    call(bell, |m| {
+    call_pinned(bell, |m| {
         // SAFETY: the caller lends `capacity` events, checked for null and alignment inside.
         let out = unsafe { out_slice(events, capacity)? };
         if timeout_ns < 0 {

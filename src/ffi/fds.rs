@@ -1,6 +1,6 @@
 //! Watching fds: register, change, arm again, cancel, close.
 use super::abi::*;
-use super::{bell_t, call, decode_target, in_slice, out_slice, read_sized, write_out};
+use super::{bell_t, call, call_pinned, decode_target, in_slice, out_slice, read_sized, write_out};
 use crate::error::{Error, Result};
 use crate::event::{Interest, Mode};
 use crate::manager::{FdSpec, Manager};
@@ -179,7 +179,7 @@ pub unsafe extern "C" fn bell_retarget(
 /// Errors: `BELL_E_STALE`; `-EINVAL` unknown flags, a queue's handle (see `bell_queue_destroy`).
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_unregister(bell: *mut bell_t, handle: bell_handle, flags: u32) -> i32 {
-    call(bell, |m| {
+    call_pinned(bell, |m| {
         if flags & !BELL_SYNC != 0 {
             return Err(Error::INVAL);
         }
@@ -200,7 +200,7 @@ pub unsafe extern "C" fn bell_unregister_batch(
     flags: u32,
     status: *mut i32,
 ) -> i32 {
-    call(bell, |m| {
+    call_pinned(bell, |m| {
         if flags & !BELL_SYNC != 0 {
             return Err(Error::INVAL);
         }

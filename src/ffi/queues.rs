@@ -1,6 +1,6 @@
 //! Queues: many registrations, one list of news.
 use super::abi::*;
-use super::{bell_t, call, optional_target, out_slice, write_out};
+use super::{bell_t, call, call_pinned, optional_target, out_slice, write_out};
 use crate::error::Error;
 
 /// Makes a queue. Registrations with target QUEUE put their news in it, one entry each, merged until drained, in the
@@ -63,7 +63,7 @@ pub unsafe extern "C" fn bell_queue_wait(
     capacity: u32,
     deadline_ns: i64,
 ) -> i32 {
-    call(bell, |m| {
+    call_pinned(bell, |m| {
         if deadline_ns < 0 || capacity == 0 {
             return Err(Error::INVAL);
         }

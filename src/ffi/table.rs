@@ -17,12 +17,22 @@ const BUSY: u64 = 2;
 struct Entry {
     tag: AtomicU64,
     manager: AtomicPtr<Manager>,
-    /// Calls inside that may race with destroying.
-    pins: AtomicU32,
+    /// Calls inside that may race with destroying. Several counters, each with a cache line, so that threads on many CPUs
+    /// do not fight for one.
+    pins: [Pins; LINES],
 }
 
+const LINES: usize = 8;
+
+#[repr(align(64))]
+struct Pins(AtomicU32);
+
 static TABLE: [Entry; PLACES] = [const {
-    Entry { tag: AtomicU64::new(FREE), manager: AtomicPtr::new(ptr::null_mut()), pins: AtomicU32::new(0) }
+    Entry {
+        tag: AtomicU64::new(FREE),
+        manager: AtomicPtr::new(ptr::null_mut()),
+        pins: [const { Pins(AtomicU32::new(0)) }; LINES],
+    }
 }; PLACES];
 static SERIAL: AtomicU64 = AtomicU64::new(1);
 
@@ -42,21 +52,34 @@ pub fn find(bell: *mut bell_t) -> Result<&'static Manager> {
     unsafe { entry.manager.load(Relaxed).as_ref() }.ok_or(Error::STALE)
 }
 
-/// The manager, held: `remove` waits for the pin. Async-signal-safe.
+/// The manager, held: `remove` waits for the pin. For calls that may race with it: those that block, and those from signal
+/// handlers. Async-signal-safe.
 pub fn with_pin<R>(bell: *mut bell_t, f: impl FnOnce(&Manager) -> Result<R>) -> Result<R> {
     let (entry, tag) = entry(bell)?;
-    entry.pins.fetch_add(1, SeqCst);
+    // Stacks of different threads are pages apart.
+    let here = 0u8;
+    let Pins(pins) = &entry.pins[((&raw const here).addr() >> 14) % LINES];
+    pins.fetch_add(1, SeqCst);
     // Again, now that a destroyer would see the pin.
     let result = if entry.tag.load(SeqCst) == tag { find(bell).and_then(f) } else { Err(Error::STALE) };
-    entry.pins.fetch_sub(1, Release);
+    pins.fetch_sub(1, Release);
     result
+}
+
+impl Entry {
+    fn is_pinned(&self) -> bool {
+        self.pins.iter().any(|p| p.0.load(SeqCst) > 0)
+    }
+    fn unpin_all(&self) {
+        self.pins.iter().for_each(|p| p.0.store(0, Relaxed));
+    }
 }
 
 /// For a forked child, which has one thread.
 pub fn with_mut(bell: *mut bell_t, f: impl FnOnce(&mut Manager) -> Result<i32>) -> Result<i32> {
     let (entry, _) = entry(bell)?;
     // Threads of the parent that were inside do not exist here.
-    entry.pins.store(0, Relaxed);
+    entry.unpin_all();
     // SAFETY: as in `find`; and exclusive, because the function's contract says that the child has one thread.
     unsafe { entry.manager.load(Relaxed).as_mut() }.ok_or(Error::STALE).and_then(f)
 }
@@ -87,17 +110,21 @@ pub fn remove(bell: *mut bell_t, force: bool) -> Result<()> {
     with_pin(bell, |m| m.begin_destroy(force))?;
     let (entry, tag) = entry(bell)?;
     entry.tag.compare_exchange(tag, BUSY, SeqCst, Relaxed).map_err(|_| Error::STALE)?;
-    // A few instructions long, but for one write to an eventfd. In a forked child those inside do not exist.
     // SAFETY: the tag is ours now, so nobody else frees the manager.
-    let forked = unsafe { entry.manager.load(Relaxed).as_ref() }.is_some_and(Manager::is_forked);
-    while !forked && entry.pins.load(SeqCst) > 0 {
+    let m = unsafe { entry.manager.load(Relaxed).as_ref() }.ok_or(Error::STALE)?;
+    // `begin_destroy` has woken all who sleep inside. In a forked child they do not exist.
+    let forked = m.is_forked();
+    while !forked && entry.is_pinned() {
+        if !m.is_sound() {
+            m.alarm();
+        }
         std::thread::yield_now();
     }
     let manager = entry.manager.swap(ptr::null_mut(), AcqRel);
     // SAFETY: made by `Box::into_raw` in `insert`; the tag was ours to take, so nobody else frees it.
     unsafe { Box::from_raw(manager) }.finish_destroy();
     if forked {
-        entry.pins.store(0, Relaxed);
+        entry.unpin_all();
     }
     entry.tag.store(FREE, Release);
     Ok(())

@@ -10,12 +10,27 @@ pub mod ready_list;
 pub mod slot;
 pub mod wake_fd;
 
+use crate::event::{Handle, Ready};
 use crate::sync::{self, WakeAddress};
 use futex::ForeignWord;
 use mvar::{GhcOps, StablePtr};
 use queue::Queue;
+use ready_list::After;
 use std::sync::Arc;
 use wake_fd::WakeFd;
+
+/// What became ready, as a target is told.
+#[derive(Clone, Copy)]
+pub struct News {
+    pub handle: Handle,
+    pub user_data: u64,
+    pub ready: Ready,
+    pub status: i32,
+    pub data: u64,
+    /// Data of merged news is added (expirations), not ORed (posted bits).
+    pub add: bool,
+    pub after: After,
+}
 
 /// A target as the caller gave it: nothing of it has been taken yet.
 pub enum Spec {
@@ -54,7 +69,7 @@ pub enum Target {
 pub enum Notification {
     /// Sleepers on a word of ours: the news is published already, only the wake is left.
     Wake(WakeAddress),
-    Futex(ForeignWord, crate::event::Ready),
+    Futex(ForeignWord, Ready),
     WakeFd(WakeFd),
     Mvar(StablePtr),
     /// The driver of another shard has a waiter aboard whose queue has news.

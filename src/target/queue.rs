@@ -16,7 +16,7 @@
 //! the list becomes non-empty. A waiter who drives the home shard (`led`) sleeps in the kernel, not on the word:
 //! a delivery from elsewhere wakes that driver. (Modelled in `tests/loom_queue.rs`.)
 use super::ready_list::{After, In, Pushed, ReadyList};
-use super::{Batch, Notification, Target, slot};
+use super::{Batch, News, Notification, Target, slot};
 use crate::error::{Error, Result};
 use crate::event::{Handle, Ready};
 use crate::ffi::abi::bell_event;
@@ -95,18 +95,9 @@ impl Queue {
     }
 
     /// Delivers. `from`: the shard whose driver delivers, if a driver does. True: merged with older news.
-    pub fn push(
-        &self,
-        node: u32,
-        ready: Ready,
-        status: i32,
-        data: u64,
-        add: bool,
-        from: Option<usize>,
-        batch: &mut Batch,
-    ) -> bool {
+    pub fn push(&self, node: u32, news: &News, from: Option<usize>, batch: &mut Batch) -> bool {
         let mut inner = self.inner.lock();
-        match inner.list.push(node, ready, status, data, add) {
+        match inner.list.push(node, news) {
             Pushed::Merged => return true,
             Pushed::More => {}
             Pushed::First => {

@@ -6,6 +6,7 @@
 use crate::error::{Error, Result};
 use crate::event::{Handle, Ready};
 use crate::ffi::abi::bell_event;
+use crate::target::News;
 
 const NIL: u32 = u32::MAX;
 
@@ -123,18 +124,17 @@ impl ReadyList {
         self.nodes[index as usize].after = after;
     }
 
-    /// `data` is added for timeouts (`add`), ORed for user events.
-    pub fn push(&mut self, index: u32, ready: Ready, status: i32, data: u64, add: bool) -> Pushed {
+    pub fn push(&mut self, index: u32, news: &News) -> Pushed {
         let node = &mut self.nodes[index as usize];
         if node.list == In::Ready {
-            node.ready |= ready;
-            node.data = if add { node.data.saturating_add(data) } else { node.data | data };
-            if status != 0 {
-                node.status = status;
+            node.ready |= news.ready;
+            node.data = if news.add { node.data.saturating_add(news.data) } else { node.data | news.data };
+            if news.status != 0 {
+                node.status = news.status;
             }
             return Pushed::Merged;
         }
-        (node.ready, node.status, node.data) = (ready, status, data);
+        (node.ready, node.status, node.data) = (news.ready, news.status, news.data);
         if node.list != In::Nothing {
             self.unlink(index);
         }
