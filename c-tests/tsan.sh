@@ -1,7 +1,7 @@
 #!/bin/bash
 # ThreadSanitizer over the library and the C programs. helgrind and drd are no use: they know only the locks of
 # pthread and report every other one as missing. The sanitizer is not stable in Rust, but its runtime comes with the
-# stable compiler, and RUSTC_BOOTSTRAP lets it be used. std itself stays uninstrumented: see tsan_lock.c, tsan.supp.
+# stable compiler, and RUSTC_BOOTSTRAP lets it be used. std itself stays uninstrumented: see tsan_help.c, tsan.supp.
 # Usage: c-tests/tsan.sh [NAME...], names of programs in c/ without .c; default: all but those left out below.
 set -eu
 cd "$(dirname "$0")/.."
@@ -25,19 +25,16 @@ RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sani
   cargo rustc -q --lib --profile dev --crate-type staticlib --features test-hooks --target "$triple" --target-dir "$dir"
 library=$dir/$triple/debug/libdoorbell.a
 
-link=()
 # nm also meets objects of std that it cannot read.
 contended=$(nm "$library" 2>/dev/null | awk '$1 == "U" && /5mutex5futex.*14lock_contended/ { print $2; exit }')
-if [ -n "$contended" ]; then
-  $cc -g -O1 -fsanitize=thread -D"LOCK_CONTENDED=__wrap_$contended" -c c-tests/tsan_lock.c -o "$dir/tsan_lock.o"
-  link=("$dir/tsan_lock.o" "-Wl,--wrap=$contended")
-fi
+$cc -g -O1 -std=c11 -fsanitize=thread -pthread ${contended:+-DLOCK_CONTENDED="__wrap_$contended"} \
+  -c c-tests/tsan_help.c -o "$dir/tsan_help.o"
 
 # The runtime is that of Rust: the one of gcc lacks functions that LLVM calls.
 passed=0 skipped=0 failed=0
 for name in $names; do
   $cc -g -O1 -std=c11 -fsanitize=thread -pthread -I include -c "c-tests/c/$name.c" -o "$dir/$name.o"
-  $cc "$dir/$name.o" ${link[@]+"${link[@]}"} "$library" -Wl,--whole-archive "$runtime" -Wl,--no-whole-archive \
+  $cc "$dir/$name.o" "$dir/tsan_help.o" ${contended:+-Wl,--wrap="$contended"} "$library" -Wl,--whole-archive "$runtime" -Wl,--no-whole-archive \
     -pthread -ldl -lm -lrt -lgcc_s -o "$dir/$name"
   code=0
   BELL_TEST_SLOW=1 TSAN_OPTIONS="halt_on_error=1 suppressions=$PWD/c-tests/tsan.supp" \

@@ -27,7 +27,7 @@ pub struct Entry<T> {
 }
 
 pub struct Slab<T> {
-    chunks: Vec<Box<[Entry<T>]>>,
+    chunks: Vec<Box<[Entry<T>; CHUNK]>>,
     free: u32,
     live: u32,
 }
@@ -64,7 +64,7 @@ impl<T: Default> Slab<T> {
             let link = if i + 1 < CHUNK { (first + i + 1) as u32 } else { NIL };
             chunk.push(Entry { state: 1, link, value: T::default() });
         }
-        self.chunks.push(chunk.into_boxed_slice());
+        self.chunks.push(chunk.into_boxed_slice().try_into().map_err(|_| Error::NOMEM)?);
         self.free = first as u32;
         Ok(())
     }
@@ -101,8 +101,15 @@ impl<T: Default> Slab<T> {
     #[inline]
     pub fn find(&self, handle: Handle) -> Option<u32> {
         let index = handle.index();
-        let entry = self.chunks.get(index as usize / CHUNK)?.get(index as usize % CHUNK)?;
+        let entry = &self.chunks.get(index as usize / CHUNK)?[index as usize % CHUNK];
         (entry.state == LIVE | handle.generation()).then_some(index)
+    }
+    /// As `find`, for who wants the entry itself.
+    #[inline]
+    pub fn find_mut(&mut self, handle: Handle) -> Option<&mut Entry<T>> {
+        let index = handle.index();
+        let entry = &mut self.chunks.get_mut(index as usize / CHUNK)?[index as usize % CHUNK];
+        (entry.state == LIVE | handle.generation()).then_some(entry)
     }
     pub fn generation(&self, index: u32) -> u32 {
         self.at(index).state & !LIVE
@@ -115,7 +122,7 @@ impl<T: Default> Slab<T> {
         (0..(self.chunks.len() * CHUNK) as u32).filter(|i| self.at(*i).state & LIVE != 0)
     }
     fn heap_bytes(&self) -> usize {
-        self.chunks.len() * CHUNK * size_of::<Entry<T>>() + self.chunks.capacity() * size_of::<Box<[Entry<T>]>>()
+        self.chunks.len() * CHUNK * size_of::<Entry<T>>() + self.chunks.capacity() * size_of::<usize>()
     }
 }
 

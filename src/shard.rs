@@ -190,6 +190,9 @@ impl Shard {
             if !cookie.is(Kind::Fd) {
                 continue; // the waker, an alarm: the turn itself is the answer
             }
+            if !batch.is_full() && st.dispatch_edge(cookie, ready, out!()) {
+                continue;
+            }
             let mut from = None;
             loop {
                 from = st.dispatch(env, cookie, ready, from, out!());
