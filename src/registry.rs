@@ -311,15 +311,6 @@ impl Registry {
         }
     }
 
-    /// Is there news in a list that nobody has seen?
-    pub fn is_undelivered(&self, target: &Target) -> bool {
-        match target {
-            Target::Poll { node } => self.poll.has_news(*node),
-            Target::Queue { queue, node } => queue.has_news(*node),
-            _ => false,
-        }
-    }
-
     pub fn set_after(&mut self, target: &Target, after: After) {
         match target {
             Target::Poll { node } => self.poll.set_after(*node, after),

@@ -115,6 +115,32 @@ static void posts_while_an_mvar_is_spent_are_kept(void)
     CHECK_EQ(first.puts + second.puts + third.puts, 2);
 }
 
+/* The driver sleeps while the posts are kept: arming must wake it. */
+static void kept_posts_reach_a_driver_that_sleeps(void)
+{
+    bell_t *bell = make_bell_ghc(1, 1);
+    fake_mvar mvars[3] = {{0}};
+    bell_handle user = make_user(bell, to_mvar(&mvars[0], 0));
+    for (int round = 0; round < 2; round++) {
+        bell_target target = to_mvar(&mvars[round + 1], 0);
+        uint64_t waits;
+        CHECK_EQ(bell_post(bell, user, 1), 0);
+        AWAIT(load(&mvars[round].puts) == 1);
+        waits = stats_of(bell).kernel_waits;
+        CHECK_EQ(bell_post(bell, user, 1), 0); /* kept, once the driver has looked and sleeps again */
+        AWAIT(stats_of(bell).kernel_waits > waits);
+        CHECK_OK(bell_rearm(bell, user, &target, BELL_NEVER));
+        AWAIT(load(&mvars[round + 1].puts) == 1);
+        target = to_mvar(&mvars[round + 1], 0);
+        if (round == 0) {
+            mvars[1].puts = 0;
+            CHECK_OK(bell_rearm(bell, user, &target, BELL_NEVER));
+        }
+    }
+    CHECK_EQ(bell_unregister(bell, user, BELL_SYNC), BELL_FIRED);
+    check_clean(bell);
+}
+
 static void bad_posts_are_refused(void)
 {
     bell_t *bell = make_bell(1, 0);
@@ -484,6 +510,7 @@ int main(void)
     RUN(the_library_threads_deliver_posts);
     RUN(posts_merge_their_bits);
     RUN(posts_while_an_mvar_is_spent_are_kept);
+    RUN(kept_posts_reach_a_driver_that_sleeps);
     RUN(bad_posts_are_refused);
     RUN(what_was_written_before_a_post_is_seen);
     RUN(a_signal_handler_may_post);

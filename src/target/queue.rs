@@ -87,9 +87,6 @@ impl Queue {
         had_news
     }
 
-    pub fn has_news(&self, node: u32) -> bool {
-        self.inner.lock().list.has_news(node)
-    }
     pub fn set_after(&self, node: u32, after: After) {
         self.inner.lock().list.set_after(node, after)
     }

@@ -115,10 +115,6 @@ impl ReadyList {
         list == In::Ready
     }
 
-    pub fn has_news(&self, index: u32) -> bool {
-        self.nodes[index as usize].list == In::Ready
-    }
-
     /// The mode changed.
     pub fn set_after(&mut self, index: u32, after: After) {
         self.nodes[index as usize].after = after;
