@@ -4,7 +4,7 @@
 //!
 //! - [`ffi`]: the C interface, and its manual. `ffi/abi.rs` owns every constant and layout.
 //! - `manager`: what any thread may ask; chooses a shard. `fork`: is this still the process that made it.
-//! - `shard`: one poller and the ways to drive it: a turn, `bell_poll`, waiting, handing over.
+//! - `shard`: one poller and the ways to drive it: a turn, `bell_poll`, waiting, handing over; and what shards share.
 //! - `state`: what is decided under a shard's lock: what the kernel is asked for, what fires, what is cancelled.
 //! - `registry` (slabs and lists), `timers` (the heap), `target` (where news lands), `backend` (the kernel),
 //!   `fd_table`, `posts`, `waker`, `deliveries`, `followers` (the protocols between threads, each drawn at the top of its file).

@@ -7,14 +7,14 @@ use crate::fd_table::{Acquired, FdTable, Owner};
 use crate::ffi::abi::{BELL_CANCELLED, BELL_FIRED, BELL_SHARD_ANY, BELL_SHARD_CURRENT_CPU, bell_counters, bell_event};
 use crate::fork::Mark;
 use crate::registry::*;
-use crate::shard::{Guard, Shard};
+use crate::shard::{Guard, Shard, Shared};
 use crate::state::{Env, Out, State, zero_counters};
 use crate::sync::{self, Mutex, MutexGuard};
 use crate::target::mvar::GhcOps;
 use crate::target::queue::{Inner, Queue};
 use crate::target::ready_list::In;
 use crate::target::slot::Slot;
-use crate::target::{Batch, Spec, Target, World};
+use crate::target::{Batch, Spec, Target};
 use crate::timers::UNARMED;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::sync::Arc;
@@ -55,13 +55,8 @@ pub struct TimeoutSpec {
 }
 
 pub struct Manager {
-    pub fds: FdTable,
-    /// Library threads drive.
-    pub threaded: bool,
-    shards: Box<[Shard]>,
+    all: Shared,
     queues: Mutex<Slab<Option<Arc<Queue>>>>,
-    ghc: Option<GhcOps>,
-    mark: Mark,
     /// The next shard for `BELL_SHARD_ANY`.
     next: AtomicUsize,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -97,19 +92,21 @@ impl Manager {
             .map(|i| Shard::new(i, slack_ns, max_events))
             .collect::<Result<Vec<_>>>()?;
         let m = Box::new(Manager {
-            fds: FdTable::new(),
-            threaded: threads > 0,
-            shards: shards.into_boxed_slice(),
+            all: Shared {
+                shards: shards.into_boxed_slice(),
+                fds: FdTable::new(),
+                threaded: threads > 0,
+                ghc,
+                mark: Mark::new()?,
+            },
             queues: Mutex::new(Slab::new()),
-            ghc,
-            mark: Mark::new()?,
             next: AtomicUsize::new(0),
             threads: Mutex::new(Vec::new()),
             frozen: Mutex::new(None),
             max_events,
             slack: slack_ns,
         });
-        if m.threaded {
+        if m.all.threaded {
             if let Err(e) = m.start_threads() {
                 m.stop_threads();
                 return Err(e);
@@ -119,30 +116,20 @@ impl Manager {
     }
 
     pub fn check(&self) -> Result<()> {
-        self.mark.check()
+        self.all.mark.check()
     }
     pub fn is_forked(&self) -> bool {
-        self.mark.is_forked()
+        self.all.mark.is_forked()
     }
     pub fn is_sound(&self) -> bool {
-        self.mark.is_sound()
+        self.all.mark.is_sound()
     }
 
-    /// A bug was met: every call says so from now on, and whoever sleeps is woken to find out.
-    #[cold]
     pub fn poison(&self) {
-        self.mark.poison();
-        self.alarm();
+        self.all.poison();
     }
     pub fn alarm(&self) {
-        self.shards.iter().for_each(Shard::alarm_all);
-    }
-
-    pub fn deliver(&self, batch: &mut Batch) {
-        let wake_driver = |shard: u8| {
-            let _ = self.shards[shard as usize].wake(false);
-        };
-        batch.deliver(&World { ghc: self.ghc.as_ref(), wake_driver: &wake_driver });
+        self.all.alarm();
     }
 
     // ---- threads
@@ -151,12 +138,12 @@ impl Manager {
         // SAFETY: the manager is boxed, and `stop_threads` joins the threads before it is freed.
         let m: &'static Manager = unsafe { &*std::ptr::from_ref(self) };
         let mut threads = self.threads.lock();
-        threads.try_reserve(self.shards.len()).map_err(|_| Error::NOMEM)?;
-        for shard in &*m.shards {
+        threads.try_reserve(self.all.shards.len()).map_err(|_| Error::NOMEM)?;
+        for shard in &m.all.shards {
             let run = move || {
                 own_thread();
-                shard.run(m);
-                if let Some(done) = m.ghc.and_then(|g| g.thread_done) {
+                shard.run(&m.all);
+                if let Some(done) = m.all.ghc.and_then(|g| g.thread_done) {
                     // SAFETY: the entry point that the creator gave, valid until bell_destroy returns.
                     unsafe { done() };
                 }
@@ -175,7 +162,7 @@ impl Manager {
     }
 
     fn stop_threads(&self) {
-        for shard in &self.shards {
+        for shard in &self.all.shards {
             shard.close(shard.lock());
         }
         let threads = std::mem::take(&mut *self.threads.lock());
@@ -188,10 +175,10 @@ impl Manager {
 
     /// Checks, and makes everybody leave. After an error nothing has changed.
     pub fn begin_destroy(&self, force: bool) -> Result<()> {
-        if self.mark.check().is_err() {
+        if self.all.mark.check().is_err() {
             return Ok(()); // poisoned or forked: there is nobody to wait for
         }
-        let shards: Vec<Guard> = self.shards.iter().map(Shard::lock).collect();
+        let shards: Vec<Guard> = self.all.shards.iter().map(Shard::lock).collect();
         if shards.iter().any(|st| st.closing) {
             return Err(Error::STALE);
         }
@@ -199,7 +186,7 @@ impl Manager {
         if inside > 0 && !force {
             return Err(Error::BUSY);
         }
-        for (shard, mut st) in self.shards.iter().zip(shards) {
+        for (shard, mut st) in self.all.shards.iter().zip(shards) {
             st.closing = true;
             shard.close(st);
         }
@@ -208,10 +195,10 @@ impl Manager {
 
     /// After `begin_destroy`, when nobody is inside any more.
     pub fn finish_destroy(self: Box<Self>) {
-        if self.mark.is_forked() {
+        if self.all.mark.is_forked() {
             return self.leak();
         }
-        if !self.mark.is_sound() {
+        if !self.all.mark.is_sound() {
             self.stop_threads();
             return self.leak();
         }
@@ -222,15 +209,15 @@ impl Manager {
     /// Every registration that still has a target outside is told CLOSED.
     fn tell_closed(&self) {
         let mut batch = Batch::default();
-        for shard in &self.shards {
-            let env = shard.env(&self.fds);
+        for shard in &self.all.shards {
+            let env = shard.env(&self.all.fds);
             let mut st = shard.lock();
             for index in st.reg.fds.indices().collect::<Vec<_>>() {
                 let fd = &mut st.reg.fds.at_mut(index).value;
                 if !fd.is(CLOSED) {
                     fd.flags &= !RELEASE;
                     st.close_one(env, index, 0, &mut Out { batch: &mut batch, sink: None, from: None });
-                    st = shard.flush(self, st, &mut batch);
+                    st = shard.flush(&self.all, st, &mut batch);
                 }
             }
             for index in st.reg.timeouts.indices().collect::<Vec<_>>() {
@@ -244,7 +231,7 @@ impl Manager {
         }
         for queue in self.all_queues() {
             if let Ok(doorbell) = queue.set_doorbell(Target::None) {
-                let shard = &self.shards[queue.home];
+                let shard = &self.all.shards[queue.home];
                 drop(self.tell_one(shard, shard.lock(), doorbell, &mut batch));
             }
         }
@@ -258,7 +245,7 @@ impl Manager {
             Target::Mvar(sp) => batch.push(Notification::Mvar(sp)),
             _ => return st,
         }
-        shard.flush(self, st, batch)
+        shard.flush(&self.all, st, batch)
     }
 
     /// The fds of queues that nobody who is gone was in the middle of.
@@ -274,7 +261,7 @@ impl Manager {
         let mut m = ManuallyDrop::new(self);
         drop(m.frozen.get_mut().take());
         m.close_queue_fds();
-        for shard in &mut m.shards {
+        for shard in &mut m.all.shards {
             // SAFETY: the manager is never used or dropped again.
             unsafe { std::ptr::drop_in_place(&mut shard.backend) };
         }
@@ -288,7 +275,7 @@ impl Manager {
         }
         // SAFETY: the guards are dropped before the manager: `bell_before_fork` must be followed by its other half.
         let m: &'static Manager = unsafe { &*std::ptr::from_ref(self) };
-        let shards: Vec<_> = m.shards.iter().map(Shard::lock_idle).collect();
+        let shards: Vec<_> = m.all.shards.iter().map(Shard::lock_idle).collect();
         let queues = m.queues.lock();
         let inners = queues
             .indices()
@@ -306,11 +293,11 @@ impl Manager {
 
     /// In the child, which has one thread: nobody else is here.
     pub fn after_fork_child(&mut self, reset: bool) -> Result<i32> {
-        if !self.mark.is_forked() {
+        if !self.all.mark.is_forked() {
             return Err(Error::INVAL);
         }
         drop(self.frozen.get_mut().take());
-        let torn = self.shards.iter().any(|s| s.try_lock().is_none_or(|st| !st.deliveries.is_idle()))
+        let torn = self.all.shards.iter().any(|s| s.try_lock().is_none_or(|st| !st.deliveries.is_idle()))
             || match self.queues.try_lock() {
                 Some(queues) => {
                     queues.indices().any(|i| queues.at(i).value.as_ref().is_some_and(|q| q.is_torn()))
@@ -322,31 +309,31 @@ impl Manager {
         }
         self.close_queue_fds();
         if reset {
-            let states = (0..self.shards.len())
+            let states = (0..self.all.shards.len())
                 .map(|i| State::new(i as u8, self.slack, self.max_events))
                 .collect::<Result<Vec<_>>>()?;
-            for (shard, state) in self.shards.iter_mut().zip(states) {
+            for (shard, state) in self.all.shards.iter_mut().zip(states) {
                 shard.replace_state(state);
                 shard.posts.forget();
             }
             // Leaked, as the states: a thread of the parent may have been in the middle of them.
             std::mem::forget(std::mem::replace(&mut self.queues, Mutex::new(Slab::new())));
-            std::mem::forget(std::mem::replace(&mut self.fds, FdTable::new()));
+            std::mem::forget(std::mem::replace(&mut self.all.fds, FdTable::new()));
         }
-        for shard in &mut self.shards {
+        for shard in &mut self.all.shards {
             shard.start_over(self.max_events)?;
         }
         std::mem::forget(std::mem::replace(&mut self.threads, Mutex::new(Vec::new())));
-        self.mark.adopt();
+        self.all.mark.adopt();
         let mut batch = Batch::default();
-        for shard in &self.shards {
+        for shard in &self.all.shards {
             let mut st = shard.lock();
-            let env = shard.env(&self.fds);
+            let env = shard.env(&self.all.fds);
             shard.put_in_kernel(&mut st, env, &mut Out { batch: &mut batch, sink: None, from: None });
-            shard.finish(self, st, &mut batch);
+            shard.finish(&self.all, st, &mut batch);
             shard.after_fork_alarms()?;
         }
-        if self.threaded {
+        if self.all.threaded {
             self.start_threads()?;
         }
         Ok(0)
@@ -358,18 +345,18 @@ impl Manager {
         match handle.kind() {
             Some(Kind::Queue) => Err(self.queue(handle).err().unwrap_or(Error::INVAL)),
             None => Err(Error::STALE),
-            Some(_) => self.shards.get(handle.shard()).ok_or(Error::STALE),
+            Some(_) => self.all.shards.get(handle.shard()).ok_or(Error::STALE),
         }
     }
     fn numbered(&self, shard: u32) -> Result<&Shard> {
-        self.shards.get(shard as usize).ok_or(Error::INVAL)
+        self.all.shards.get(shard as usize).ok_or(Error::INVAL)
     }
 
     fn place(&self, shard: u32, target: &Spec) -> Result<usize> {
-        let count = self.shards.len();
+        let count = self.all.shards.len();
         match shard {
             // Where nobody drives but who waits for the queue, only its shard is driven.
-            BELL_SHARD_ANY if !self.threaded && matches!(target, Spec::Queue(_)) => match target {
+            BELL_SHARD_ANY if !self.all.threaded && matches!(target, Spec::Queue(_)) => match target {
                 Spec::Queue(queue) => Ok(queue.home),
                 _ => Err(Error::INVAL),
             },
@@ -384,8 +371,8 @@ impl Manager {
     fn check_target(&self, target: &Spec) -> Result<()> {
         match target {
             Spec::None => Err(Error::INVAL),
-            Spec::Poll if self.threaded => Err(Error::UNSUPPORTED),
-            Spec::Mvar(_) if self.ghc.is_none() => Err(Error::UNSUPPORTED),
+            Spec::Poll if self.all.threaded => Err(Error::UNSUPPORTED),
+            Spec::Mvar(_) if self.all.ghc.is_none() => Err(Error::UNSUPPORTED),
             _ => Ok(()),
         }
     }
@@ -398,7 +385,7 @@ impl Manager {
         if spec.auto_release && spec.mode != Mode::Oneshot {
             return Err(Error::INVAL);
         }
-        if spec.exclusive && (spec.mode != Mode::Edge || spec.shard as usize >= self.shards.len()) {
+        if spec.exclusive && (spec.mode != Mode::Edge || spec.shard as usize >= self.all.shards.len()) {
             // Without edges the mode was refused above; EPOLLEXCLUSIVE cannot be one-shot.
             return Err(Error::INVAL);
         }
@@ -408,14 +395,14 @@ impl Manager {
         let mut place = self.place(spec.shard, &spec.target)?;
         let mut batch = Batch::default();
         loop {
-            let shard = &self.shards[place];
+            let shard = &self.all.shards[place];
             let mut st = shard.lock();
             if spec.exclusive {
-                let made = register_exclusive(&mut st, shard.env(&self.fds), spec);
-                shard.finish(self, st, &mut batch);
+                let made = register_exclusive(&mut st, shard.env(&self.all.fds), spec);
+                shard.finish(&self.all, st, &mut batch);
                 return made;
             }
-            let head = match self.fds.acquire(spec.fd, place)? {
+            let head = match self.all.fds.acquire(spec.fd, place)? {
                 Acquired::Mine(head) => head,
                 Acquired::Elsewhere(other) => {
                     place = other;
@@ -424,10 +411,10 @@ impl Manager {
             };
             let fd = spec.fd;
             let (st, made) = self.register_here(shard, st, head, spec, &mut batch);
-            if made.is_err() && self.fds.head(fd) == NIL {
-                self.fds.set_head(fd, place, NIL); // acquired above, and not used
+            if made.is_err() && self.all.fds.head(fd) == NIL {
+                self.all.fds.set_head(fd, place, NIL); // acquired above, and not used
             }
-            shard.finish(self, st, &mut batch);
+            shard.finish(&self.all, st, &mut batch);
             return made;
         }
     }
@@ -440,7 +427,7 @@ impl Manager {
         spec: FdSpec,
         batch: &mut Batch,
     ) -> (Guard<'a>, Result<u64>) {
-        let env = shard.env(&self.fds);
+        let env = shard.env(&self.all.fds);
         let (fd, always_ready) = (spec.fd, spec.always_ready);
         let index = match make_entry(&mut st, env, spec) {
             Ok(index) => index,
@@ -463,7 +450,7 @@ impl Manager {
             let kernel = std::mem::take(&mut st.reg.fds.at_mut(head).value.kernel);
             st.forget_kernel(env, fd, kernel);
             while !st.close_list(env, fd, Error::BADF.code(), &mut Out { batch, sink: None, from: None }) {
-                st = shard.flush(self, st, batch);
+                st = shard.flush(&self.all, st, batch);
             }
             // Their end has given the number back; a close may have come in between.
             head = match env.fds.acquire(fd, shard.index) {
@@ -483,8 +470,8 @@ impl Manager {
         let shard = self.shard(handle)?;
         let mut batch = Batch::default();
         let mut st = shard.lock();
-        let result = f(&mut st, shard.env(&self.fds), &mut Out { batch: &mut batch, sink: None, from: None });
-        shard.finish(self, st, &mut batch);
+        let result = f(&mut st, shard.env(&self.all.fds), &mut Out { batch: &mut batch, sink: None, from: None });
+        shard.finish(&self.all, st, &mut batch);
         result
     }
 
@@ -562,7 +549,7 @@ impl Manager {
     /// Posts that came while there was no target are delivered now.
     fn repost(&self, st: &mut State, handle: Handle, index: u32) {
         if st.reg.users.at(index).value.kept.is_some() {
-            let _ = self.shards[handle.shard()].posts.post(index, handle.generation(), 0);
+            let _ = self.all.shards[handle.shard()].posts.post(index, handle.generation(), 0);
             st.rouse = true;
         }
     }
@@ -633,49 +620,49 @@ impl Manager {
         let result = self.on(handle, |st, env, out| {
             let result = st.unregister(env, handle, out)?;
             if handle.is(Kind::User) {
-                self.shards[handle.shard()].posts.close(handle.index());
+                self.all.shards[handle.shard()].posts.close(handle.index());
             }
             Ok(result)
         })?;
         if sync {
-            self.shards[handle.shard()].sync();
+            self.all.shards[handle.shard()].sync();
         }
         Ok(result)
     }
 
     pub fn sync_all(&self) {
-        self.shards.iter().for_each(Shard::sync);
+        self.all.shards.iter().for_each(Shard::sync);
     }
 
     // ---- close
 
     pub fn close_begin(&self, fd: i32) -> Result<u64> {
-        let (ticket, owner) = self.fds.close_begin(fd)?;
+        let (ticket, owner) = self.all.fds.close_begin(fd)?;
         match owner {
             Owner::Nobody => {}
-            Owner::Shard(i) => self.close_on(&self.shards[i], fd),
-            Owner::Exclusive => self.shards.iter().for_each(|s| self.close_exclusive(s, fd)),
+            Owner::Shard(i) => self.close_on(&self.all.shards[i], fd),
+            Owner::Exclusive => self.all.shards.iter().for_each(|s| self.close_exclusive(s, fd)),
         }
         Ok(ticket)
     }
 
     fn close_on(&self, shard: &Shard, fd: i32) {
-        let env = shard.env(&self.fds);
+        let env = shard.env(&self.all.fds);
         let mut batch = Batch::default();
         let mut st = shard.lock();
-        let head = self.fds.head(fd);
+        let head = self.all.fds.head(fd);
         if head != NIL {
             let kernel = std::mem::take(&mut st.reg.fds.at_mut(head).value.kernel);
             st.forget_kernel(env, fd, kernel);
         }
         while !st.close_list(env, fd, 0, &mut Out { batch: &mut batch, sink: None, from: None }) {
-            st = shard.flush(self, st, &mut batch);
+            st = shard.flush(&self.all, st, &mut batch);
         }
-        shard.finish(self, st, &mut batch);
+        shard.finish(&self.all, st, &mut batch);
     }
 
     fn close_exclusive(&self, shard: &Shard, fd: i32) {
-        let env = shard.env(&self.fds);
+        let env = shard.env(&self.all.fds);
         let mut batch = Batch::default();
         let mut st = shard.lock();
         let found = st.reg.fds.indices().find(|i| {
@@ -688,18 +675,18 @@ impl Manager {
             env.fds.release_exclusive(fd);
             st.close_one(env, index, 0, &mut Out { batch: &mut batch, sink: None, from: None });
         }
-        shard.finish(self, st, &mut batch);
+        shard.finish(&self.all, st, &mut batch);
     }
 
     pub fn close_end(&self, fd: i32, ticket: u64) -> Result<i32> {
-        self.fds.close_end(fd, ticket).map(|()| 0)
+        self.all.fds.close_end(fd, ticket).map(|()| 0)
     }
 
     pub fn close_fd(&self, fd: i32) -> Result<i32> {
         let ticket = self.close_begin(fd)?;
         // SAFETY: the caller asked for it.
         let closed = Error::check(unsafe { libc::close(fd) });
-        self.fds.close_end(fd, ticket)?;
+        self.all.fds.close_end(fd, ticket)?;
         match closed {
             Err(Error::INTR) => Ok(0), // Linux: the fd is gone
             r => r,
@@ -709,7 +696,7 @@ impl Manager {
     // ---- driving
 
     pub fn poll(&self, shard: u32, out: &mut [MaybeUninit<bell_event>], timeout: i64) -> Result<i32> {
-        self.numbered(shard)?.poll(self, out, timeout)
+        self.numbered(shard)?.poll(&self.all, out, timeout)
     }
     pub fn wake(&self, shard: u32) -> Result<i32> {
         self.numbered(shard)?.wake(true).map(|()| 0)
@@ -719,7 +706,7 @@ impl Manager {
     }
     pub fn pollable_fd(&self, shard: u32) -> Result<i32> {
         let shard = self.numbered(shard)?;
-        if self.threaded { Err(Error::UNSUPPORTED) } else { shard.pollable_fd() }
+        if self.all.threaded { Err(Error::UNSUPPORTED) } else { shard.pollable_fd() }
     }
 
     // ---- slots
@@ -735,7 +722,7 @@ impl Manager {
     }
     pub fn slot_wait(&self, handle: u64, direction: Direction, deadline: i64, level_check: bool) -> Result<i32> {
         let handle = Handle(handle);
-        self.shard(handle)?.slot_wait(self, handle, direction, deadline, level_check)
+        self.shard(handle)?.slot_wait(&self.all, handle, direction, deadline, level_check)
     }
 
     // ---- queues
@@ -764,7 +751,7 @@ impl Manager {
             None | Some(Spec::None) => Ok(Target::None),
             Some(Spec::Futex(word)) => Ok(Target::Futex(word)),
             Some(Spec::WakeFd(fd)) => Ok(Target::WakeFd(fd)),
-            Some(Spec::Mvar(_)) if self.ghc.is_none() => Err(Error::UNSUPPORTED),
+            Some(Spec::Mvar(_)) if self.all.ghc.is_none() => Err(Error::UNSUPPORTED),
             Some(Spec::Mvar(sp)) => Ok(Target::Mvar(sp)),
             Some(_) => Err(Error::INVAL),
         }
@@ -791,7 +778,7 @@ impl Manager {
     pub fn queue_wait(&self, handle: u64, out: &mut [MaybeUninit<bell_event>], deadline: i64) -> Result<i32> {
         let queue = self.queue(Handle(handle))?;
         self.relook(&queue);
-        let n = self.shards[queue.home].queue_wait(self, &queue, out, deadline)?;
+        let n = self.all.shards[queue.home].queue_wait(&self.all, &queue, out, deadline)?;
         self.reap(&queue);
         Ok(n as i32)
     }
@@ -828,7 +815,7 @@ impl Manager {
             sync::wake(queue.word.wake_address());
         }
         if gone.led {
-            let _ = self.shards[queue.home].wake(false);
+            let _ = self.all.shards[queue.home].wake(false);
         }
         self.queues.lock().remove(handle.index());
         if sync {
@@ -848,10 +835,10 @@ impl Manager {
             backend::now(spec.clock)?; // not every system has it
         }
         let place = self.place(spec.shard, &spec.target)?;
-        let shard = &self.shards[place];
+        let shard = &self.all.shards[place];
         let mut st = shard.lock();
-        let made = make_timeout(&mut st, shard.env(&self.fds), spec);
-        shard.finish(self, st, &mut Batch::default());
+        let made = make_timeout(&mut st, shard.env(&self.all.fds), spec);
+        shard.finish(&self.all, st, &mut Batch::default());
         made
     }
 
@@ -899,7 +886,7 @@ impl Manager {
     pub fn register_user(&self, shard: u32, target: Spec, user_data: u64) -> Result<u64> {
         self.check_target(&target)?;
         let place = self.place(shard, &target)?;
-        let shard = &self.shards[place];
+        let shard = &self.all.shards[place];
         let mut st = shard.lock();
         let (index, generation) = st.reg.users.insert()?;
         let handle = Handle::new(Kind::User, place as u8, index, generation);
@@ -928,7 +915,7 @@ impl Manager {
             Some(_) => return Err(Error::INVAL),
             None => return Err(Error::STALE),
         }
-        let shard = self.shards.get(handle.shard()).ok_or(Error::STALE)?;
+        let shard = self.all.shards.get(handle.shard()).ok_or(Error::STALE)?;
         shard.posts.post(handle.index(), handle.generation(), bits)?;
         shard.wake(false).map(|()| 0)
     }
@@ -937,7 +924,7 @@ impl Manager {
 
     pub fn stats(&self, shard: u32) -> Result<bell_counters> {
         let shards = match shard {
-            BELL_SHARD_ANY => &self.shards[..],
+            BELL_SHARD_ANY => &self.all.shards[..],
             n => std::slice::from_ref(self.numbered(n)?),
         };
         let mut sum = zero_counters();
@@ -976,14 +963,14 @@ impl Manager {
                 + shard.backend.heap_bytes()) as u64;
         }
         let queues = self.all_queues();
-        let all = shards.len() == self.shards.len();
+        let all = shards.len() == self.all.shards.len();
         let ours = queues.iter().filter(|q| all || shards.iter().any(|s| s.index == q.home));
         for queue in ours {
             sum.queues += 1;
             sum.heap_bytes += queue.heap_bytes() as u64;
         }
         if all {
-            sum.heap_bytes += self.fds.heap_bytes() as u64;
+            sum.heap_bytes += self.all.fds.heap_bytes() as u64;
         }
         Ok(sum)
     }
@@ -991,15 +978,15 @@ impl Manager {
     /// What is wrong, a line each.
     pub fn verify(&self) -> Result<Vec<String>> {
         let mut wrong = Vec::new();
-        for shard in &self.shards {
-            crate::inspect::verify(shard, &mut shard.lock(), &self.fds, &mut wrong)?;
+        for shard in &self.all.shards {
+            crate::inspect::verify(shard, &mut shard.lock(), &self.all.fds, &mut wrong)?;
         }
         Ok(wrong)
     }
 
     pub fn dump(&self, fd: i32) -> Result<i32> {
-        let mut text = format!("doorbell {} shards={} threads={}\n", env!("CARGO_PKG_VERSION"), self.shards.len(), self.threaded);
-        for shard in &self.shards {
+        let mut text = format!("doorbell {} shards={} threads={}\n", env!("CARGO_PKG_VERSION"), self.all.shards.len(), self.all.threaded);
+        for shard in &self.all.shards {
             crate::inspect::describe(shard, &shard.lock(), &mut text);
         }
         for queue in self.all_queues() {

@@ -15,14 +15,15 @@ use crate::event::{Clock, Direction, Handle, Interest, Kind, Mode, NEVER, Ready}
 use crate::fd_table::FdTable;
 use crate::ffi::abi::bell_event;
 use crate::followers::Followers;
-use crate::manager::Manager;
+use crate::fork::Mark;
 use crate::posts::Posts;
 use crate::registry::{ALWAYS, ARMED, CLOSED, Kernel};
 use crate::state::{AWAKE, Driver, Env, GHOST_EVENTS, Out, Role, Sink, State};
 use crate::sync::{self, Mutex, MutexGuard, WakeAddress, Woken, Word};
 use crate::target::ready_list::In;
 use crate::target::slot;
-use crate::target::Batch;
+use crate::target::mvar::GhcOps;
+use crate::target::{Batch, World};
 use crate::target::queue::Queue;
 use crate::waker::SleepState;
 use std::mem::MaybeUninit;
@@ -42,6 +43,39 @@ pub struct Shard {
 }
 
 pub type Guard<'a> = MutexGuard<'a, State>;
+
+/// The shards of a manager, and what they share.
+pub struct Shared {
+    pub shards: Box<[Shard]>,
+    pub fds: FdTable,
+    /// Library threads drive.
+    pub threaded: bool,
+    pub ghc: Option<GhcOps>,
+    pub mark: Mark,
+}
+
+impl Shared {
+    pub fn deliver(&self, batch: &mut Batch) {
+        let wake_driver = |shard: u8| {
+            let _ = self.shards[shard as usize].wake(false);
+        };
+        batch.deliver(&World { ghc: self.ghc.as_ref(), wake_driver: &wake_driver });
+    }
+
+    pub fn is_sound(&self) -> bool {
+        self.mark.is_sound()
+    }
+
+    /// A bug was met: every call says so from now on, and whoever sleeps is woken to find out.
+    #[cold]
+    pub fn poison(&self) {
+        self.mark.poison();
+        self.alarm();
+    }
+    pub fn alarm(&self) {
+        self.shards.iter().for_each(Shard::alarm_all);
+    }
+}
 
 /// What a turn did.
 #[derive(Clone, Copy)]
@@ -96,7 +130,7 @@ impl Shard {
     }
 
     /// Releases the lock, then does what was decided under it: wakes the driver, delivers.
-    pub fn finish(&self, m: &Manager, mut st: Guard<'_>, batch: &mut Batch) {
+    pub fn finish(&self, all: &Shared, mut st: Guard<'_>, batch: &mut Batch) {
         let rouse = std::mem::take(&mut st.rouse);
         let token = batch.is_foreign().then(|| st.deliveries.begin());
         drop(st);
@@ -105,7 +139,7 @@ impl Shard {
             let _ = self.wake(false);
         }
         if !batch.is_empty() {
-            m.deliver(batch);
+            all.deliver(batch);
         }
         if let Some(token) = token {
             if self.lock().deliveries.end(token) {
@@ -115,8 +149,8 @@ impl Shard {
     }
 
     /// The batch is full: delivers it in between.
-    pub fn flush<'a>(&'a self, m: &Manager, st: Guard<'a>, batch: &mut Batch) -> Guard<'a> {
-        self.finish(m, st, batch);
+    pub fn flush<'a>(&'a self, all: &Shared, st: Guard<'a>, batch: &mut Batch) -> Guard<'a> {
+        self.finish(all, st, batch);
         self.lock()
     }
 
@@ -156,7 +190,7 @@ impl Shard {
     }
 
     /// One turn. The caller holds the driver, not the lock. `until`: 0 does not wait.
-    pub fn turn(&self, m: &Manager, driver: &mut Driver, mut sink: Option<&mut Sink>, until: i64) -> Result<Turned> {
+    pub fn turn(&self, all: &Shared, driver: &mut Driver, mut sink: Option<&mut Sink>, until: i64) -> Result<Turned> {
         let mut st = self.lock();
         let for_poll = sink.as_ref().is_some_and(|s| st.user_woken || !st.reg.poll.is_empty() && !s.is_full());
         let timeout = self.plan(&mut st, if for_poll { 0 } else { until })?;
@@ -178,7 +212,7 @@ impl Shard {
         if let Some(sink) = &mut sink {
             sink.fill(&mut st.reg.poll);
         }
-        let env = self.env(&m.fds);
+        let env = self.env(&all.fds);
         macro_rules! out {
             () => {
                 &mut Out { batch: &mut *batch, sink: sink.as_deref_mut(), from: Some(self.index) }
@@ -199,18 +233,18 @@ impl Shard {
                 if from.is_none() {
                     break;
                 }
-                st = self.flush(m, st, batch);
+                st = self.flush(all, st, batch);
             }
         }
         if !self.posts.is_empty() {
-            st = self.take_posts(m, st, batch, sink.as_deref_mut());
+            st = self.take_posts(all, st, batch, sink.as_deref_mut());
         }
         while !st.always.is_empty() {
             st.fire_always(env, out!());
             if st.always.is_empty() || !batch.is_full() {
                 break;
             }
-            st = self.flush(m, st, batch);
+            st = self.flush(all, st, batch);
         }
         let looked_at_all = !events.is_full();
         for clock in Clock::ALL {
@@ -220,7 +254,7 @@ impl Shard {
             let now = backend::now(clock)?;
             loop {
                 if batch.is_full() {
-                    st = self.flush(m, st, batch);
+                    st = self.flush(all, st, batch);
                 }
                 let State { timers, reg, .. } = &mut *st;
                 let Some(id) = timers[clock as usize].pop_due(reg, now) else { break };
@@ -228,7 +262,7 @@ impl Shard {
             }
         }
         while !st.try_again(env, out!()) {
-            st = self.flush(m, st, batch);
+            st = self.flush(all, st, batch);
         }
         st.reap(env, out!());
         if st.ghost_events >= GHOST_EVENTS {
@@ -239,13 +273,13 @@ impl Shard {
             self.stay_truthful(&mut st)?;
         }
         let delivered = st.counters.events != delivered_before;
-        self.finish(m, st, batch);
+        self.finish(all, st, batch);
         Ok(Turned { delivered, user_wake })
     }
 
     fn take_posts<'a>(
         &'a self,
-        m: &Manager,
+        all: &Shared,
         mut st: Guard<'a>,
         batch: &mut Batch,
         mut sink: Option<&mut Sink>,
@@ -254,7 +288,7 @@ impl Shard {
         self.posts.take(|index, generation, bits| {
             let Some(mut st) = guard.take() else { return };
             if batch.is_full() {
-                st = self.flush(m, st, batch);
+                st = self.flush(all, st, batch);
             }
             let out = &mut Out { batch: &mut *batch, sink: sink.as_deref_mut(), from: Some(self.index) };
             st.fire_user(index, generation, bits, out);
@@ -336,8 +370,8 @@ impl Shard {
 
     // ---- driving by the caller
 
-    pub fn poll(&self, m: &Manager, out: &mut [MaybeUninit<bell_event>], timeout: i64) -> Result<i32> {
-        if m.threaded {
+    pub fn poll(&self, all: &Shared, out: &mut [MaybeUninit<bell_event>], timeout: i64) -> Result<i32> {
+        if all.threaded {
             return Err(Error::BUSY);
         }
         let until = match timeout {
@@ -359,10 +393,10 @@ impl Shard {
             if until == 0 {
                 // The waiter goes on driving; what it has collected for us is here.
                 let mut batch = Batch::default();
-                st = self.relook(m, st, &mut batch);
+                st = self.relook(all, st, &mut batch);
                 sink.fill(&mut st.reg.poll);
-                st.reap(self.env(&m.fds), &mut Out { batch: &mut batch, sink: None, from: None });
-                self.finish(m, st, &mut batch);
+                st.reap(self.env(&all.fds), &mut Out { batch: &mut batch, sink: None, from: None });
+                self.finish(all, st, &mut batch);
                 return Ok(sink.n as i32);
             }
             st.poll_wanted += 1;
@@ -377,8 +411,8 @@ impl Shard {
         };
         st.role = Role::Poll;
         st.inside += 1;
-        drop(self.relook(m, st, &mut driver.batch));
-        let result = self.turns(m, &mut driver, &mut sink, until);
+        drop(self.relook(all, st, &mut driver.batch));
+        let result = self.turns(all, &mut driver, &mut sink, until);
         let mut st = self.lock();
         st.driver = Some(driver);
         st.inside -= 1;
@@ -391,10 +425,10 @@ impl Shard {
         }
     }
 
-    fn turns(&self, m: &Manager, driver: &mut Driver, sink: &mut Sink, until: i64) -> Result<()> {
+    fn turns(&self, all: &Shared, driver: &mut Driver, sink: &mut Sink, until: i64) -> Result<()> {
         loop {
             let until = if sink.n > 0 { 0 } else { until };
-            let turned = self.turn(m, driver, Some(sink), until)?;
+            let turned = self.turn(all, driver, Some(sink), until)?;
             if turned.delivered || turned.user_wake || until == 0 || sink.n > 0 || self.lock().closing {
                 return Ok(());
             }
@@ -405,11 +439,11 @@ impl Shard {
     }
 
     /// Another look at the LEVEL registrations that the last `poll` has told of.
-    fn relook<'a>(&'a self, m: &Manager, mut st: Guard<'a>, batch: &mut Batch) -> Guard<'a> {
+    fn relook<'a>(&'a self, all: &Shared, mut st: Guard<'a>, batch: &mut Batch) -> Guard<'a> {
         while let Some(handle) = st.reg.poll.take(In::Relook) {
-            st.relook(self.env(&m.fds), handle, false, &mut Out { batch: &mut *batch, sink: None, from: None });
+            st.relook(self.env(&all.fds), handle, false, &mut Out { batch: &mut *batch, sink: None, from: None });
             if batch.is_full() {
-                st = self.flush(m, st, batch);
+                st = self.flush(all, st, batch);
             }
         }
         st
@@ -417,17 +451,17 @@ impl Shard {
 
     // ---- driving by a library thread
 
-    pub fn run(&self, m: &Manager) {
+    pub fn run(&self, all: &Shared) {
         let mut st = self.lock();
         let Some(mut driver) = st.driver.take() else { return };
         st.role = Role::Thread;
         drop(st);
-        while !self.lock().closing && m.is_sound() {
-            match self.turn(m, &mut driver, None, NEVER) {
+        while !self.lock().closing && all.is_sound() {
+            match self.turn(all, &mut driver, None, NEVER) {
                 Ok(_) | Err(Error::INTR) => {}
                 // The kernel object is gone (somebody closed our fd): nothing can be delivered any more.
                 Err(_) => {
-                    m.poison();
+                    all.poison();
                     break;
                 }
             }
@@ -441,7 +475,7 @@ impl Shard {
     /// other shards, while it drives this one.
     fn wait<R>(
         &self,
-        m: &Manager,
+        all: &Shared,
         word: &Word,
         queue: Option<&Queue>,
         deadline: i64,
@@ -458,7 +492,7 @@ impl Shard {
             if st.closing {
                 break Err(Error::CLOSED);
             }
-            if !m.is_sound() {
+            if !all.is_sound() {
                 break Err(Error::POISONED);
             }
             if deadline != NEVER {
@@ -469,7 +503,7 @@ impl Shard {
                 }
             }
             let interrupted;
-            if !m.threaded && st.driver.is_some() && st.poll_wanted == 0 {
+            if !all.threaded && st.driver.is_some() && st.poll_wanted == 0 {
                 lead(true);
                 if let Some(found) = look(&mut st) {
                     lead(false);
@@ -478,7 +512,7 @@ impl Shard {
                 let Some(mut driver) = st.driver.take() else { continue };
                 st.role = Role::Waiter;
                 drop(st);
-                let turned = self.turn(m, &mut driver, None, deadline);
+                let turned = self.turn(all, &mut driver, None, deadline);
                 st = self.lock();
                 st.driver = Some(driver);
                 lead(false);
@@ -542,7 +576,7 @@ impl Shard {
 
     pub fn slot_wait(
         &self,
-        m: &Manager,
+        all: &Shared,
         handle: Handle,
         direction: Direction,
         deadline: i64,
@@ -563,7 +597,7 @@ impl Shard {
                 return Ok(ready.0 as i32);
             }
         }
-        self.wait(m, word, None, deadline, &mut |st| match look_at_slot(st, handle, word) {
+        self.wait(all, word, None, deadline, &mut |st| match look_at_slot(st, handle, word) {
             Ok(ready) if ready.is_empty() => None,
             Ok(ready) => Some(Ok(ready.0 as i32)),
             Err(Error::STALE) => Some(Err(Error::CANCELLED)),
@@ -579,12 +613,12 @@ impl Shard {
 
     pub fn queue_wait(
         &self,
-        m: &Manager,
+        all: &Shared,
         queue: &Queue,
         out: &mut [MaybeUninit<bell_event>],
         deadline: i64,
     ) -> Result<usize> {
-        self.wait(m, &queue.word, Some(queue), deadline, &mut |_| match queue.drain(out) {
+        self.wait(all, &queue.word, Some(queue), deadline, &mut |_| match queue.drain(out) {
             Ok(0) => None,
             Err(Error::STALE) => Some(Err(Error::CANCELLED)),
             found => Some(found),

@@ -47,7 +47,7 @@ impl<T> Mutex<T> {
         self.inner.lock()
     }
 
-    #[cfg(all(not(loom), target_os = "linux"))]
+    #[cfg(any(loom, target_os = "linux"))]
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         match self.inner.try_lock() {
             Ok(guard) => Some(guard),
@@ -55,7 +55,7 @@ impl<T> Mutex<T> {
             Err(std::sync::TryLockError::WouldBlock) => None,
         }
     }
-    #[cfg(all(not(loom), not(target_os = "linux")))]
+    #[cfg(not(any(loom, target_os = "linux")))]
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.inner.try_lock()
     }
@@ -82,7 +82,7 @@ pub enum Woken {
 pub struct Word {
     value: AtomicU32,
     #[cfg(loom)]
-    sleepers: (loom::sync::Mutex<()>, loom::sync::Condvar),
+    kernel: Kernel,
 }
 
 impl Word {
@@ -90,46 +90,88 @@ impl Word {
         Word {
             value: AtomicU32::new(value),
             #[cfg(loom)]
-            sleepers: (loom::sync::Mutex::new(()), loom::sync::Condvar::new()),
+            kernel: Kernel::new(),
         }
+    }
+
+    /// The number, to read or write it. Under loom each use is also a read of the word's life.
+    #[inline(always)]
+    fn value(&self) -> &AtomicU32 {
+        #[cfg(loom)]
+        self.kernel.life.with(|_| {});
+        &self.value
     }
 
     pub fn load(&self, order: Ordering) -> u32 {
-        self.value.load(order)
+        self.value().load(order)
     }
     pub fn fetch_and(&self, mask: u32, order: Ordering) -> u32 {
-        self.value.fetch_and(mask, order)
+        self.value().fetch_and(mask, order)
     }
     pub fn compare_exchange(&self, old: u32, new: u32, ok: Ordering, fail: Ordering) -> Result<u32, u32> {
-        self.value.compare_exchange_weak(old, new, ok, fail)
+        self.value().compare_exchange_weak(old, new, ok, fail)
     }
 }
 
 #[cfg(loom)]
-impl Word {
-    pub fn sleep(&self, expected: u32, _deadline_ns: i64) -> Woken {
-        let guard = self.sleepers.0.lock().unwrap();
-        if self.value.load(Ordering::SeqCst) == expected {
-            drop(self.sleepers.1.wait(guard).unwrap());
+mod modelled {
+    use super::*;
+
+    /// What futex(2) keeps about a word, and whether the memory of the word is there.
+    pub struct Kernel {
+        sleepers: (loom::sync::Mutex<()>, loom::sync::Condvar),
+        pub life: loom::cell::UnsafeCell<()>,
+    }
+
+    // SAFETY: the cell holds nothing: loom looks at the order of its uses.
+    unsafe impl Sync for Kernel {}
+
+    impl Kernel {
+        pub fn new() -> Kernel {
+            Kernel {
+                sleepers: (loom::sync::Mutex::new(()), loom::sync::Condvar::new()),
+                life: loom::cell::UnsafeCell::new(()),
+            }
         }
-        Woken::Look
     }
-    pub fn wake_address(&self) -> WakeAddress {
-        WakeAddress(self)
-    }
-}
 
-/// Where to wake, as a number: the memory may be gone by then (see [`wake`]).
-#[cfg(loom)]
-#[derive(Clone, Copy)]
-pub struct WakeAddress(*const Word);
-#[cfg(loom)]
-pub fn wake(at: WakeAddress) {
-    // SAFETY: models keep their words alive until all threads have joined.
-    let word = unsafe { &*at.0 };
-    let _guard = word.sleepers.0.lock().unwrap();
-    word.sleepers.1.notify_all();
+    impl Word {
+        /// Deadlines do not come: models wait for ever.
+        pub fn sleep(&self, expected: u32, _deadline_ns: i64) -> Woken {
+            let guard = self.kernel.sleepers.0.lock().unwrap();
+            if self.value().load(Ordering::SeqCst) == expected {
+                drop(self.kernel.sleepers.1.wait(guard).unwrap());
+            }
+            Woken::Look
+        }
+        pub fn wake_address(&self) -> WakeAddress {
+            WakeAddress(self)
+        }
+        /// The owner frees the memory: a use of the number that does not happen before this is an error. Models keep the
+        /// `Word` itself until all threads have joined, because `wake` finds the sleepers there.
+        pub fn free(&self) {
+            self.kernel.life.with_mut(|_| {});
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    pub struct WakeAddress(*const Word);
+    // SAFETY: models keep their words until all threads have joined.
+    unsafe impl Send for WakeAddress {}
+    // SAFETY: as above.
+    unsafe impl Sync for WakeAddress {}
+
+    pub fn wake(at: WakeAddress) {
+        // SAFETY: as above.
+        let sleepers = unsafe { &(*at.0).kernel.sleepers };
+        let _guard = sleepers.0.lock().unwrap();
+        sleepers.1.notify_all();
+    }
 }
+#[cfg(loom)]
+use modelled::Kernel;
+#[cfg(loom)]
+pub use modelled::{WakeAddress, wake};
 
 /// Where to wake, as a number: the memory may be gone by then (see [`wake`]).
 #[cfg(not(loom))]

@@ -311,10 +311,58 @@ static void registering_races_closing(void)
         fprintf(stderr, "  threads %d: refused %d, ready %d, closed %d\n", threads, r.refused, r.ready, r.closed);
         CHECK_EQ(r.refused + r.ready + r.closed, r.rounds);
         CHECK_GT(r.closed, 0);
+        CHECK_EQ(stats_of(r.bell).ghosts, 0); /* nothing was closed behind our back */
         pthread_barrier_destroy(&r.start);
         pthread_barrier_destroy(&r.end);
         check_clean(r.bell);
     }
+}
+
+static void *unregister_now(void *argument)
+{
+    race *r = argument;
+    for (int i = 0; i < r->rounds; i++) {
+        bell_handle handle = watch(r->bell, r->fd, BELL_READ, BELL_ONESHOT, to_slot());
+        pthread_barrier_wait(&r->start);
+        for (volatile int spin = 0; spin < i % 32 * 20; spin++) {
+        }
+        CHECK_OK(bell_unregister(r->bell, handle, 0));
+        pthread_barrier_wait(&r->end);
+        pthread_barrier_wait(&r->end);
+    }
+    return NULL;
+}
+
+/* The fd leaves the kernel's set before bell_close_fd closes it, also when somebody is just unregistering it; else the dup
+ * would keep a ghost there. */
+static void unregistering_races_closing(void)
+{
+    race r = {.rounds = rounds(20000)};
+    int fds[2], copy;
+    pthread_t t;
+    r.bell = make_bell(1, 0);
+    make_sockets(fds);
+    copy = fcntl(fds[0], F_DUPFD_CLOEXEC, 0);
+    r.fd = fds[0];
+    CHECK_EQ(pthread_barrier_init(&r.start, NULL, 2), 0);
+    CHECK_EQ(pthread_barrier_init(&r.end, NULL, 2), 0);
+    t = start_thread(unregister_now, &r);
+    for (int i = 0; i < r.rounds; i++) {
+        pthread_barrier_wait(&r.start);
+        for (volatile int spin = 0; spin < i % 37 * 20; spin++) {
+        }
+        CHECK_EQ(bell_close_fd(r.bell, r.fd), 0);
+        pthread_barrier_wait(&r.end);
+        CHECK_EQ(stats_of(r.bell).ghosts, 0);
+        CHECK_EQ(dup3(copy, r.fd, O_CLOEXEC), r.fd);
+        pthread_barrier_wait(&r.end);
+    }
+    join_thread(t);
+    pthread_barrier_destroy(&r.start);
+    pthread_barrier_destroy(&r.end);
+    close_pair(fds);
+    CHECK(close(copy) == 0);
+    check_clean(r.bell);
 }
 
 /* F1: epoll goes on reporting a closed fd while a dup of it is open. */
@@ -577,6 +625,7 @@ int main(void)
     RUN(the_reused_number_is_new_and_old_handles_hear_nothing_of_it);
     RUN(sleepers_of_every_kind_wake);
     RUN(registering_races_closing);
+    RUN(unregistering_races_closing);
     RUN(a_dup_that_stays_open_is_not_heard);
     RUN(a_number_reused_behind_our_back_works);
     RUN(arming_what_was_closed_behind_our_back_says_so);

@@ -42,10 +42,19 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 // The ladder: what `--cfg doorbell_backend` forces, else what the system has best. cfg has no "else", so each rung
 // names those above it.
-#[cfg(any(doorbell_backend = "epoll", all(not(doorbell_backend = "poll"), target_os = "linux")))]
+#[cfg(loom)]
+#[path = "../tests/loom_kernel.rs"]
+mod chosen;
+#[cfg(all(
+    not(loom),
+    any(doorbell_backend = "epoll", all(not(doorbell_backend = "poll"), target_os = "linux"))
+))]
 #[path = "epoll.rs"]
 mod chosen;
-#[cfg(any(doorbell_backend = "poll", all(not(doorbell_backend = "epoll"), not(target_os = "linux"), unix)))]
+#[cfg(all(
+    not(loom),
+    any(doorbell_backend = "poll", all(not(doorbell_backend = "epoll"), not(target_os = "linux"), unix))
+))]
 #[path = "poll.rs"]
 mod chosen;
 #[cfg(not(any(doorbell_backend = "epoll", doorbell_backend = "poll", unix)))]

@@ -97,7 +97,8 @@ pub struct Slots {
     free: Vec<u32>,
 }
 
-const CHUNK: usize = 256;
+/// Small under loom, which makes every word an object of its own.
+const CHUNK: usize = if cfg!(loom) { 4 } else { 256 };
 
 impl Slots {
     pub fn new() -> Slots {

@@ -1,4 +1,29 @@
 //! Mirrors src: one file for each module that has something to ask alone. The whole is asked through the C interface, in c-tests.
+//! The files `loom_*` ask loom, which runs a model in every order of its threads' steps; `--cfg loom` switches `sync` to it.
 #[cfg(not(loom))]
 mod backend;
 mod timers;
+
+#[cfg(loom)]
+mod loom_cancel;
+#[cfg(loom)]
+mod loom_fd_table;
+#[cfg(loom)]
+mod loom_handover;
+#[cfg(loom)]
+mod loom_posts;
+#[cfg(loom)]
+mod loom_queue;
+#[cfg(loom)]
+mod loom_slot;
+#[cfg(loom)]
+mod loom_waker;
+
+/// Runs the model in every order, with at most so many switches away from a thread that could go on. A thread that waits in
+/// vain is a deadlock to loom, one that spins exceeds the branches; both fail. `LOOM_MAX_PREEMPTIONS` asks for more.
+#[cfg(loom)]
+fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    let mut loom = loom::model::Builder::new();
+    loom.preemption_bound = loom.preemption_bound.or(Some(preemptions));
+    loom.check(model);
+}
