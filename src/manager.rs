@@ -14,7 +14,7 @@ use crate::target::mvar::GhcOps;
 use crate::target::queue::{Inner, Queue};
 use crate::target::ready_list::In;
 use crate::target::slot::Slot;
-use crate::target::{Batch, Spec, Target};
+use crate::target::{Batch, Notification, Spec, Target};
 use crate::timers::UNARMED;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::sync::Arc;
@@ -206,42 +206,47 @@ impl Manager {
         self.tell_closed();
     }
 
-    /// Every registration that still has a target outside is told CLOSED.
+    /// What is still armed is told CLOSED, and no StablePtr is left behind.
     fn tell_closed(&self) {
         let mut batch = Batch::default();
         for shard in &self.all.shards {
-            let env = shard.env(&self.all.fds);
             let mut st = shard.lock();
             for index in st.reg.fds.indices().collect::<Vec<_>>() {
                 let fd = &mut st.reg.fds.at_mut(index).value;
-                if !fd.is(CLOSED) {
-                    fd.flags &= !RELEASE;
-                    st.close_one(env, index, 0, &mut Out { batch: &mut batch, sink: None, from: None });
-                    st = shard.flush(&self.all, st, &mut batch);
-                }
+                let armed = fd.is(ARMED);
+                let target = std::mem::take(&mut fd.target);
+                st = self.tell_one(shard, st, target, armed, &mut batch);
             }
             for index in st.reg.timeouts.indices().collect::<Vec<_>>() {
-                let target = std::mem::take(&mut st.reg.timeouts.at_mut(index).value.target);
-                st = self.tell_one(shard, st, target, &mut batch);
+                let timeout = &mut st.reg.timeouts.at_mut(index).value;
+                let armed = timeout.pos != UNARMED;
+                let target = std::mem::take(&mut timeout.target);
+                st = self.tell_one(shard, st, target, armed, &mut batch);
             }
             for index in st.reg.users.indices().collect::<Vec<_>>() {
                 let target = std::mem::take(&mut st.reg.users.at_mut(index).value.target);
-                st = self.tell_one(shard, st, target, &mut batch);
+                st = self.tell_one(shard, st, target, true, &mut batch);
             }
         }
         for queue in self.all_queues() {
             if let Ok(doorbell) = queue.set_doorbell(Target::None) {
                 let shard = &self.all.shards[queue.home];
-                drop(self.tell_one(shard, shard.lock(), doorbell, &mut batch));
+                drop(self.tell_one(shard, shard.lock(), doorbell, true, &mut batch));
             }
         }
     }
 
-    fn tell_one<'a>(&self, shard: &'a Shard, st: Guard<'a>, target: Target, batch: &mut Batch) -> Guard<'a> {
-        use crate::target::Notification;
+    fn tell_one<'a>(
+        &self,
+        shard: &'a Shard,
+        st: Guard<'a>,
+        target: Target,
+        armed: bool,
+        batch: &mut Batch,
+    ) -> Guard<'a> {
         match target {
-            Target::Futex(word) => batch.push(Notification::Futex(word, Ready::CLOSED)),
-            Target::WakeFd(fd) => batch.push(Notification::WakeFd(fd)),
+            Target::Futex(word) if armed => batch.push(Notification::Futex(word, Ready::CLOSED)),
+            Target::WakeFd(fd) if armed => batch.push(Notification::WakeFd(fd)),
             Target::Mvar(sp) => batch.push(Notification::Mvar(sp)),
             _ => return st,
         }

@@ -361,7 +361,9 @@ impl Shard {
                 fd.kernel = Kernel::Edge;
                 let (interest, cookie) = (fd.interest, st.reg.fd_handle(index).0);
                 let _ = self.backend.add(number, interest, backend::Trigger::Edge, true, cookie);
-            } else if !out.batch.is_full() {
+            } else if out.batch.is_full() {
+                st.later(number, false);
+            } else {
                 let head = env.fds.head(number);
                 st.sync_kernel_or_tell(env, head, true, out);
             }
@@ -678,6 +680,17 @@ impl Shard {
 
     /// In a forked child: the threads that were inside do not exist here.
     pub fn start_over(&mut self, max_events: usize) -> Result<()> {
+        // Before the new backend's fds may take the numbers of fds that were closed behind our back.
+        let st = self.state.get_mut();
+        for index in st.reg.fds.indices().collect::<Vec<_>>() {
+            let fd = &mut st.reg.fds.at_mut(index).value;
+            // SAFETY: a number.
+            if fd.kernel != Kernel::Absent && unsafe { libc::fcntl(fd.fd, libc::F_GETFD) } < 0 {
+                let number = fd.fd;
+                fd.kernel = Kernel::Absent;
+                st.later(number, true);
+            }
+        }
         let backend = Backend::new()?;
         let driver = Driver::new(max_events)?;
         self.backend = backend; // closes the inherited fds; EPOLL_CTL_DEL would edit the parent's set (F6)

@@ -219,7 +219,7 @@ impl State {
     }
 
     /// The next turn goes on.
-    fn later(&mut self, number: i32, closed: bool) {
+    pub fn later(&mut self, number: i32, closed: bool) {
         if self.retry.try_reserve(1).is_ok() {
             self.retry.push((number, closed));
             self.rouse = true;

@@ -76,8 +76,9 @@ pub unsafe extern "C" fn bell_create(config: *const bell_config, out: *mut *mut 
     })
 }
 
-/// Ends a manager: its library threads are stopped and joined, every registration that is still armed gets
-/// `BELL_CLOSED` (so each StablePtr is consumed), memory and fds are freed. Fds that were registered stay open:
+/// Ends a manager: its library threads are stopped and joined, what is still armed, and
+/// the doorbells of queues, get `BELL_CLOSED`, and every MVAR that was not delivered is filled (so each StablePtr is consumed);
+/// memory and fds are freed. Fds that were registered stay open:
 /// they are the caller's. With `BELL_FORCE`, threads inside `bell_poll`, `bell_slot_wait`, `bell_queue_wait` or
 /// `bell_unregister` with `BELL_SYNC` are woken (they return `BELL_E_CLOSED`) and waited for. Apart from those, and
 /// from `bell_wake` and `bell_post`, which get `BELL_E_STALE`, no other call may be running on this manager. It is
