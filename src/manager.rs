@@ -229,7 +229,7 @@ impl Manager {
             }
         }
         for queue in self.all_queues() {
-            if let Ok(doorbell) = queue.set_doorbell(Target::None) {
+            if let Ok((doorbell, _)) = queue.set_doorbell(Target::None) {
                 let shard = &self.all.shards[queue.home];
                 drop(self.tell_one(shard, shard.lock(), doorbell, true, &mut batch));
             }
@@ -563,7 +563,13 @@ impl Manager {
         let handle = Handle(handle);
         if handle.is(Kind::Queue) {
             let queue = self.queue(handle)?;
-            let old = queue.set_doorbell(self.doorbell(Some(target))?)?;
+            let (old, ring) = queue.set_doorbell(self.doorbell(Some(target))?)?;
+            if let Some(ring) = ring {
+                let mut batch = Batch::default();
+                batch.push(ring);
+                let shard = &self.all.shards[queue.home];
+                shard.finish(&self.all, shard.lock(), &mut batch);
+            }
             return Ok(if matches!(old, Target::None) { BELL_FIRED } else { BELL_CANCELLED as i32 });
         }
         self.check_target(&target)?;

@@ -293,11 +293,13 @@ impl State {
             return Ok(());
         }
         let was_head = env.fds.head(number) == index;
-        let head = self.reg.detach(env.fds, index);
-        if head == NIL {
+        if was_head && self.reg.fds.at(index).link == NIL {
+            // Out of the kernel first: once the number is nobody's, a close does not wait for this shard.
             self.forget_kernel(env, number, kernel);
+            self.reg.detach(env.fds, index);
             return Ok(());
         }
+        let head = self.reg.detach(env.fds, index);
         // A new first registration is a new cookie: the kernel must be told, also if the interest is the same.
         self.sync_kernel(env, head, was_head)
     }

@@ -241,6 +241,32 @@ static void a_doorbell_says_whose_it_is(void)
     check_clean(bell);
 }
 
+/* A consumer of MVars gives a new one after each ring: news may have come in between. */
+static void a_doorbell_that_comes_late_rings_at_once(void)
+{
+    bell_t *bell = make_bell_ghc(1, 0);
+    fake_mvar mvar = {0};
+    uint32_t word = 0;
+    bell_handle queue = make_queue(bell, NULL), user = make_user(bell, to_queue(queue));
+    bell_target target = to_mvar(&mvar, 0);
+    bell_event e;
+    CHECK_EQ(bell_post(bell, user, 1), 0);
+    turn(bell);
+    CHECK_EQ(bell_retarget(bell, queue, &target), BELL_FIRED); /* there was none */
+    CHECK_EQ(mvar.puts, 1);
+    target = to_futex(&word);
+    CHECK_EQ(bell_retarget(bell, queue, &target), BELL_FIRED); /* the MVAR is spent */
+    CHECK_HAS(load(&word), BELL_READ);
+    CHECK_EQ(bell_queue_drain(bell, queue, &e, 1), 1);
+    store(&word, 0);
+    CHECK_EQ(bell_retarget(bell, queue, &target), BELL_CANCELLED);
+    CHECK_EQ(load(&word), 0); /* nothing is there */
+    CHECK_OK(bell_unregister(bell, user, 0));
+    CHECK_EQ(bell_queue_destroy(bell, queue, BELL_SYNC), BELL_CANCELLED);
+    CHECK_EQ(mvar.puts, 1);
+    check_clean(bell);
+}
+
 static void bad_queues_are_refused(void)
 {
     bell_t *bell = make_bell(2, 0);
@@ -672,6 +698,7 @@ int main(void)
     RUN(a_pipe_doorbell_rings_once_for_each_filling);
     RUN(an_mvar_doorbell_rings_once_for_each_filling);
     RUN(a_doorbell_says_whose_it_is);
+    RUN(a_doorbell_that_comes_late_rings_at_once);
     RUN(bad_queues_are_refused);
     RUN(queue_fd_is_readable_as_long_as_there_is_news);
     RUN(a_queue_in_use_is_not_destroyed);

@@ -150,7 +150,9 @@ pub unsafe extern "C" fn bell_rearm_batch(
 
 /// Gives a registration, timeout, user event or queue (its doorbell) another target without arming it. Returns
 /// `BELL_CANCELLED` when the old target had not been delivered and belongs to the caller again, `BELL_FIRED` when it had been.
-/// A queue's doorbell may be FUTEX, WAKE_FD, MVAR or NONE. [N], any thread.
+/// A queue's doorbell may be FUTEX, WAKE_FD, MVAR or NONE; it rings at once if there is news in the queue. News of a
+/// registration that its old target has not shown to anybody is told to the new one.
+/// [N], but [B] for a queue's doorbell MVAR; any thread.
 ///
 /// Errors, after which nothing has changed: `BELL_E_STALE`; `-EINVAL` as at registration; `BELL_E_CLOSED`;
 /// `BELL_E_UNSUPPORTED` as at registration; `-ENOMEM`.

@@ -156,13 +156,16 @@ impl Queue {
     pub fn take(&self, list: In) -> Option<Handle> {
         self.inner.lock().list.take(list)
     }
-    /// Puts another doorbell; the old one comes back.
-    pub fn set_doorbell(&self, doorbell: Target) -> Result<Target> {
+    /// Puts another doorbell; the old one comes back. With news in the list the new one rings at once: it was put too late to
+    /// hear of it.
+    pub fn set_doorbell(&self, doorbell: Target) -> Result<(Target, Option<Notification>)> {
         let mut inner = self.inner.lock();
         if inner.destroyed {
             return Err(Error::STALE);
         }
-        Ok(std::mem::replace(&mut inner.doorbell, doorbell))
+        let old = std::mem::replace(&mut inner.doorbell, doorbell);
+        let ring = if inner.list.is_empty() { None } else { take_doorbell(&mut inner.doorbell) };
+        Ok((old, ring))
     }
 
     pub fn fd(&self) -> Result<i32> {
