@@ -202,10 +202,12 @@ impl Shard {
         st.sleep_until = AWAKE;
         st.user_woken |= wakes.user;
         let user_wake = sink.is_some() && std::mem::take(&mut st.user_woken);
-        match waited {
+        if let Err(e) = waited {
+            if st.nested {
+                self.stay_truthful(&mut st)?;
+            }
             // A signal and a wake at once: the wake is told, and ends the call as the signal would (polling#265).
-            Err(Error::INTR) if user_wake => return Ok(Turned { delivered: false, user_wake }),
-            r => r?,
+            return if e == Error::INTR && user_wake { Ok(Turned { delivered: false, user_wake }) } else { Err(e) };
         }
         let delivered_before = st.counters.events;
         let Driver { events, batch } = driver;
@@ -251,12 +253,14 @@ impl Shard {
             if st.timers[clock as usize].is_empty() {
                 continue;
             }
-            let now = backend::now(clock)?;
+            // A clock that cannot be read has nothing due; `plan` tells of it.
+            let now = backend::now(clock);
             loop {
                 if batch.is_full() {
                     st = self.flush(all, st, batch);
                 }
                 let State { timers, reg, .. } = &mut *st;
+                let Some(now) = now.ok() else { break };
                 let Some(id) = timers[clock as usize].pop_due(reg, now) else { break };
                 st.fire_timer(env, id, now, looked_at_all, out!());
             }
@@ -268,13 +272,13 @@ impl Shard {
         if st.ghost_events >= GHOST_EVENTS {
             self.rebuild(&mut st, env, out!());
         }
-        self.set_alarms(&mut st)?;
+        let mut set = self.set_alarms(&mut st);
         if st.nested {
-            self.stay_truthful(&mut st)?;
+            set = set.and(self.stay_truthful(&mut st));
         }
         let delivered = st.counters.events != delivered_before;
         self.finish(all, st, batch);
-        Ok(Turned { delivered, user_wake })
+        set.map(|()| Turned { delivered, user_wake })
     }
 
     fn take_posts<'a>(
