@@ -31,8 +31,7 @@ fn header(dir: &std::path::Path) {
     let config = dir.join("cbindgen.toml");
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap());
     println!("cargo::rerun-if-changed={}", config.display());
-    let mut builder =
-        cbindgen::Builder::new().with_config(cbindgen::Config::from_file(config).expect("cbindgen.toml"));
+    let mut builder = cbindgen::Builder::new().with_config(cbindgen::Config::from_file(config).expect("cbindgen.toml"));
     for name in SOURCES {
         let source = dir.join("src/ffi").join(name).with_extension("rs");
         println!("cargo::rerun-if-changed={}", source.display());

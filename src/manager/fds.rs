@@ -1,0 +1,504 @@
+//! Registrations of fds; what is common to all kinds (arm again, retarget, unregister); closing.
+use super::Manager;
+use crate::backend::{Backend, Trigger};
+use crate::error::{Error, Result};
+use crate::event::{Handle, Interest, Kind, Mode, NEVER, Ready};
+use crate::fd_table::{Acquired, Owner};
+use crate::ffi::abi::{BELL_CANCELLED, BELL_FIRED};
+use crate::registry::*;
+use crate::shard::{Guard, Shard};
+use crate::state::{Env, Out, State};
+use crate::target::{Batch, Spec, Target};
+use crate::timers::UNARMED;
+
+
+pub struct FdSpec {
+    pub fd: i32,
+    pub interest: Interest,
+    pub mode: Mode,
+    pub always_ready: bool,
+    pub exclusive: bool,
+    pub auto_release: bool,
+    pub shard: u32,
+    pub user_data: u64,
+    pub deadline_ns: i64,
+    pub target: Spec,
+}
+
+impl Manager {
+    pub fn register_fd(&self, spec: FdSpec) -> Result<u64> {
+        self.check_target(&spec.target)?;
+        check_spec(&spec.target, spec.mode)?;
+        if spec.auto_release && spec.mode != Mode::Oneshot {
+            return Err(Error::INVAL);
+        }
+        if spec.exclusive && (spec.mode != Mode::Edge || spec.shard as usize >= self.all.shards.len()) {
+            // Without edges the mode was refused above; EPOLLEXCLUSIVE cannot be one-shot.
+            return Err(Error::INVAL);
+        }
+        if spec.exclusive && !Backend::EXCLUSIVE {
+            return Err(Error::UNSUPPORTED);
+        }
+        let mut place = self.place(spec.shard, &spec.target)?;
+        let mut batch = Batch::default();
+        loop {
+            let shard = &self.all.shards[place];
+            let mut st = shard.lock();
+            if spec.exclusive {
+                let made = register_exclusive(&mut st, shard.env(&self.all.fds), spec);
+                shard.finish(&self.all, st, &mut batch);
+                return made;
+            }
+            let head = match self.all.fds.acquire(spec.fd, place)? {
+                Acquired::Mine(head) => head,
+                Acquired::Elsewhere(other) => {
+                    place = other;
+                    continue;
+                }
+            };
+            let fd = spec.fd;
+            let (st, made) = self.register_here(shard, st, head, spec, &mut batch);
+            if made.is_err() && self.all.fds.head(fd) == NIL {
+                self.all.fds.set_head(fd, place, NIL); // acquired above, and not used
+            }
+            shard.finish(&self.all, st, &mut batch);
+            return made;
+        }
+    }
+
+    fn register_here<'a>(
+        &self,
+        shard: &'a Shard,
+        mut st: Guard<'a>,
+        mut head: u32,
+        spec: FdSpec,
+        batch: &mut Batch,
+    ) -> (Guard<'a>, Result<u64>) {
+        let env = shard.env(&self.all.fds);
+        let (fd, always_ready) = (spec.fd, spec.always_ready);
+        let index = match make_entry(&mut st, env, spec) {
+            Ok(index) => index,
+            Err(e) => return (st, Err(e)),
+        };
+        loop {
+            st.reg.attach(env.fds, index, head);
+            let Err(e) = st.sync_kernel(env, if head == NIL { index } else { head }, true) else { break };
+            if e == Error::PERM && always_ready {
+                st.reg.fds.at_mut(index).value.set(ALWAYS, true);
+                st.tell_always(index);
+                break;
+            }
+            st.reg.detach(env.fds, index);
+            if e != Error::NOENT || head == NIL {
+                drop_entry(&mut st, index);
+                return (st, Err(e));
+            }
+            // The number means another file than the one that the list was made for: those registrations are ghosts.
+            let kernel = std::mem::take(&mut st.reg.fds.at_mut(head).value.kernel);
+            st.forget_kernel(env, fd, kernel);
+            while !st.close_list(env, fd, Error::BADF.code(), &mut Out { batch, sink: None, from: None }) {
+                st = shard.flush(&self.all, st, batch);
+            }
+            // Their end has given the number back; a close may have come in between.
+            head = match env.fds.acquire(fd, shard.index) {
+                Ok(Acquired::Mine(head)) => head,
+                Ok(Acquired::Elsewhere(_)) | Err(_) => {
+                    drop_entry(&mut st, index);
+                    return (st, Err(Error::CLOSED));
+                }
+            };
+        }
+        let handle = st.reg.fd_handle(index).0;
+        (st, Ok(handle))
+    }
+
+    /// Runs `f` on the shard of a handle, under its lock, and delivers what it caused.
+    pub(super) fn on<R>(&self, handle: Handle, f: impl FnOnce(&mut State, Env, &mut Out) -> Result<R>) -> Result<R> {
+        let shard = self.shard(handle)?;
+        let mut batch = Batch::default();
+        let mut st = shard.lock();
+        let result = f(&mut st, shard.env(&self.all.fds), &mut Out { batch: &mut batch, sink: None, from: None });
+        shard.finish(&self.all, st, &mut batch);
+        result
+    }
+
+    pub fn modify(&self, handle: u64, interest: Interest, mode: Mode) -> Result<i32> {
+        let handle = Handle(handle);
+        self.on(handle, |st, env, _| {
+            let index = find_fd(st, handle)?;
+            let fd = &st.reg.fds.at(index).value;
+            if fd.is(EXCLUSIVE) {
+                return Err(Error::BUSY);
+            }
+            check_held(&fd.target, mode)?;
+            if fd.is(RELEASE) && mode != Mode::Oneshot {
+                return Err(Error::INVAL);
+            }
+            let before = (fd.interest, fd.mode, fd.flags);
+            let fd = &mut st.reg.fds.at_mut(index).value;
+            (fd.interest, fd.mode) = (interest, mode);
+            fd.set(ARMED, true);
+            if let Err(e) = look_again(st, env, index) {
+                let fd = &mut st.reg.fds.at_mut(index).value;
+                (fd.interest, fd.mode, fd.flags) = before;
+                return Err(e);
+            }
+            let after = st.reg.fds.at(index).value.after();
+            set_after(st, index, after);
+            Ok(0)
+        })
+    }
+
+    pub fn rearm(&self, handle: u64, target: Option<Spec>, deadline: i64) -> Result<i32> {
+        let handle = Handle(handle);
+        if let Some(spec) = &target {
+            self.check_target(spec)?;
+        }
+        self.on(handle, |st, env, _| match handle.kind() {
+            Some(Kind::Fd) => rearm_fd(st, env, handle, target, deadline),
+            Some(Kind::Timeout) => {
+                let index = st.reg.timeouts.find(handle).ok_or(Error::STALE)?;
+                let timeout = &st.reg.timeouts.at(index).value;
+                if target.is_none() && matches!(timeout.target, Target::None)
+                    || matches!(target, Some(Spec::Mvar(_))) && st.reg.extra(index).period > 0
+                {
+                    return Err(Error::INVAL);
+                }
+                let (user_data, after) = (timeout.user_data, timeout.after());
+                let bound = bind_new(st, target, handle, user_data, after)?;
+                if let Err(e) = st.set_timeout(env, index, deadline) {
+                    undo_bind(st, bound);
+                    return Err(e);
+                }
+                if let Some(new) = bound {
+                    let old = std::mem::replace(&mut st.reg.timeouts.at_mut(index).value.target, new);
+                    st.reg.unbind(old);
+                }
+                Ok(0)
+            }
+            _ => {
+                let index = st.reg.users.find(handle).ok_or(Error::STALE)?;
+                let user = &st.reg.users.at(index).value;
+                if deadline != NEVER || target.is_none() && matches!(user.target, Target::None) {
+                    return Err(Error::INVAL);
+                }
+                let user_data = user.user_data;
+                if let Some(new) = bind_new(st, target, handle, user_data, Default::default())? {
+                    let old = std::mem::replace(&mut st.reg.users.at_mut(index).value.target, new);
+                    st.reg.unbind(old);
+                }
+                self.repost(st, handle, index);
+                Ok(0)
+            }
+        })
+    }
+
+    /// Posts that came while there was no target are delivered now.
+    fn repost(&self, st: &mut State, handle: Handle, index: u32) {
+        if st.reg.users.at(index).value.kept.is_some() {
+            let _ = self.all.shards[handle.shard()].posts.post(index, handle.generation(), 0);
+            st.rouse = true;
+        }
+    }
+
+    pub fn retarget(&self, handle: u64, target: Spec) -> Result<i32> {
+        let handle = Handle(handle);
+        if handle.is(Kind::Queue) {
+            let queue = self.queue(handle)?;
+            let (old, ring) = queue.set_doorbell(self.doorbell(Some(target))?)?;
+            if let Some(ring) = ring {
+                let mut batch = Batch::default();
+                batch.push(ring);
+                let shard = &self.all.shards[queue.home];
+                shard.finish(&self.all, shard.lock(), &mut batch);
+            }
+            return Ok(if matches!(old, Target::None) { BELL_FIRED } else { BELL_CANCELLED as i32 });
+        }
+        self.check_target(&target)?;
+        self.on(handle, |st, env, out| match handle.kind() {
+            Some(Kind::Fd) => {
+                let index = find_fd(st, handle)?;
+                let fd = &st.reg.fds.at(index).value;
+                check_spec(&target, fd.mode)?;
+                let (user_data, after) = (fd.user_data, fd.after());
+                let live = fd.is(ARMED) && !matches!(fd.target, Target::None);
+                let new = st.reg.bind(target, handle, user_data, after)?;
+                let old = std::mem::replace(&mut st.reg.fds.at_mut(index).value.target, new);
+                st.end_slot(&old, out);
+                let unseen = st.reg.unbind(old);
+                if unseen {
+                    // News that nobody has seen: the fd is looked at again, for the new target.
+                    st.reg.fds.at_mut(index).value.set(ARMED, true);
+                    if let Err(e) = look_again(st, env, index) {
+                        st.fire_fd(env, index, Ready::ERR, e.code(), out);
+                    }
+                }
+                Ok(if live || unseen { BELL_CANCELLED as i32 } else { BELL_FIRED })
+            }
+            Some(Kind::Timeout) => {
+                let index = st.reg.timeouts.find(handle).ok_or(Error::STALE)?;
+                if matches!(target, Spec::Mvar(_)) && st.reg.extra(index).period > 0 {
+                    return Err(Error::INVAL);
+                }
+                let timeout = &st.reg.timeouts.at(index).value;
+                let (user_data, after, deadline) = (timeout.user_data, timeout.after(), timeout.deadline);
+                let armed = timeout.pos != UNARMED;
+                let new = st.reg.bind(target, handle, user_data, after)?;
+                let old = std::mem::replace(&mut st.reg.timeouts.at_mut(index).value.target, new);
+                st.end_slot(&old, out);
+                let unseen = st.reg.unbind(old);
+                if unseen && !armed {
+                    st.set_timeout(env, index, deadline)?;
+                }
+                Ok(if armed || unseen { BELL_CANCELLED as i32 } else { BELL_FIRED })
+            }
+            _ => {
+                let index = st.reg.users.find(handle).ok_or(Error::STALE)?;
+                let user_data = st.reg.users.at(index).value.user_data;
+                let new = st.reg.bind(target, handle, user_data, Default::default())?;
+                let old = std::mem::replace(&mut st.reg.users.at_mut(index).value.target, new);
+                let live = !matches!(old, Target::None);
+                st.end_slot(&old, out);
+                if st.reg.unbind(old) {
+                    st.reg.users.at_mut(index).value.kept.get_or_insert(0);
+                }
+                self.repost(st, handle, index);
+                Ok(if live { BELL_CANCELLED as i32 } else { BELL_FIRED })
+            }
+        })
+    }
+
+    pub fn unregister(&self, handle: u64, sync: bool) -> Result<i32> {
+        let handle = Handle(handle);
+        let result = self.on(handle, |st, env, out| {
+            let result = st.unregister(env, handle, out)?;
+            if handle.is(Kind::User) {
+                self.all.shards[handle.shard()].posts.close(handle.index());
+            }
+            Ok(result)
+        })?;
+        if sync {
+            self.all.shards[handle.shard()].sync();
+        }
+        Ok(result)
+    }
+
+    pub fn sync_all(&self) {
+        self.all.shards.iter().for_each(Shard::sync);
+    }
+
+    pub fn close_begin(&self, fd: i32) -> Result<u64> {
+        let (ticket, owner) = self.all.fds.close_begin(fd)?;
+        match owner {
+            Owner::Nobody => {}
+            Owner::Shard(i) => self.close_on(&self.all.shards[i], fd),
+            Owner::Exclusive => self.all.shards.iter().for_each(|s| self.close_exclusive(s, fd)),
+        }
+        Ok(ticket)
+    }
+
+    fn close_on(&self, shard: &Shard, fd: i32) {
+        let env = shard.env(&self.all.fds);
+        let mut batch = Batch::default();
+        let mut st = shard.lock();
+        let head = self.all.fds.head(fd);
+        if head != NIL {
+            let kernel = std::mem::take(&mut st.reg.fds.at_mut(head).value.kernel);
+            st.forget_kernel(env, fd, kernel);
+        }
+        while !st.close_list(env, fd, 0, &mut Out { batch: &mut batch, sink: None, from: None }) {
+            st = shard.flush(&self.all, st, &mut batch);
+        }
+        shard.finish(&self.all, st, &mut batch);
+    }
+
+    fn close_exclusive(&self, shard: &Shard, fd: i32) {
+        let env = shard.env(&self.all.fds);
+        let mut batch = Batch::default();
+        let mut st = shard.lock();
+        let found = st.reg.fds.indices().find(|i| {
+            let entry = &st.reg.fds.at(*i).value;
+            entry.fd == fd && entry.is(EXCLUSIVE) && !entry.is(CLOSED)
+        });
+        if let Some(index) = found {
+            let kernel = std::mem::take(&mut st.reg.fds.at_mut(index).value.kernel);
+            st.forget_kernel(env, fd, kernel);
+            env.fds.release_exclusive(fd);
+            st.close_one(env, index, 0, &mut Out { batch: &mut batch, sink: None, from: None });
+        }
+        shard.finish(&self.all, st, &mut batch);
+    }
+
+    pub fn close_end(&self, fd: i32, ticket: u64) -> Result<i32> {
+        self.all.fds.close_end(fd, ticket).map(|()| 0)
+    }
+
+    pub fn close_fd(&self, fd: i32) -> Result<i32> {
+        let ticket = self.close_begin(fd)?;
+        // SAFETY: the caller asked for it.
+        let closed = Error::check(unsafe { libc::close(fd) });
+        self.all.fds.close_end(fd, ticket)?;
+        match closed {
+            Err(Error::INTR) => Ok(0), // Linux: the fd is gone
+            r => r,
+        }
+    }
+}
+
+pub(super) fn find_fd(st: &State, handle: Handle) -> Result<u32> {
+    if !handle.is(Kind::Fd) {
+        return Err(Error::INVAL);
+    }
+    let index = st.reg.fds.find(handle).ok_or(Error::STALE)?;
+    if st.reg.fds.at(index).value.is(CLOSED) { Err(Error::CLOSED) } else { Ok(index) }
+}
+
+/// A target and a mode that go together.
+fn check_spec(target: &Spec, mode: Mode) -> Result<()> {
+    match (target, mode) {
+        (Spec::Poll | Spec::Queue(_), Mode::Level) => Ok(()),
+        (_, Mode::Level) | (Spec::Mvar(_), Mode::Edge) => Err(Error::INVAL),
+        (_, Mode::Edge) if !Backend::EDGE => Err(Error::UNSUPPORTED),
+        _ => Ok(()),
+    }
+}
+
+fn check_held(target: &Target, mode: Mode) -> Result<()> {
+    match (target, mode) {
+        (Target::Poll { .. } | Target::Queue { .. }, Mode::Level) => Ok(()),
+        (_, Mode::Level) | (Target::Mvar(_) | Target::None, Mode::Edge) => Err(Error::INVAL),
+        (Target::None, _) => Err(Error::INVAL),
+        (_, Mode::Edge) if !Backend::EDGE => Err(Error::UNSUPPORTED),
+        _ => Ok(()),
+    }
+}
+
+/// An armed entry with its target bound and its deadline set, not in any list.
+fn make_entry(st: &mut State, env: Env, spec: FdSpec) -> Result<u32> {
+    let (index, generation) = st.reg.fds.insert()?;
+    let handle = Handle::new(Kind::Fd, st.reg.shard, index, generation);
+    let fd = &mut st.reg.fds.at_mut(index).value;
+    (fd.fd, fd.interest, fd.mode, fd.user_data) = (spec.fd, spec.interest, spec.mode, spec.user_data);
+    fd.set(ARMED, true);
+    fd.set(RELEASE, spec.auto_release);
+    fd.set(EXCLUSIVE, spec.exclusive);
+    let after = fd.after();
+    let made = match st.reg.bind(spec.target, handle, spec.user_data, after) {
+        Ok(target) => {
+            st.reg.fds.at_mut(index).value.target = target;
+            st.set_deadline(env, index, spec.deadline_ns)
+        }
+        Err(e) => Err(e),
+    };
+    if let Err(e) = made {
+        drop_entry(st, index);
+        return Err(e);
+    }
+    Ok(index)
+}
+
+fn drop_entry(st: &mut State, index: u32) {
+    st.cancel_deadline(index);
+    let fd = st.reg.fds.remove(index);
+    st.reg.unbind(fd.target);
+}
+
+fn register_exclusive(st: &mut State, env: Env, spec: FdSpec) -> Result<u64> {
+    let (number, interest) = (spec.fd, spec.interest);
+    let twice = st.reg.fds.indices().any(|i| {
+        let fd = &st.reg.fds.at(i).value;
+        fd.fd == number && fd.is(EXCLUSIVE) && !fd.is(CLOSED)
+    });
+    if twice {
+        return Err(Error::BUSY);
+    }
+    env.fds.acquire_exclusive(number)?;
+    let added = make_entry(st, env, spec).and_then(|index| {
+        let handle = st.reg.fd_handle(index);
+        st.counters.ctl_calls += 1;
+        match env.backend.add(number, interest, Trigger::Edge, true, handle.0) {
+            Ok(()) => {
+                let fd = &mut st.reg.fds.at_mut(index).value;
+                // EPOLLEXCLUSIVE goes with EPOLLIN and EPOLLOUT only.
+                (fd.kernel, fd.asked) = (Kernel::Edge, Interest(interest.0 & !Interest::RDHUP.0));
+                Ok(handle.0)
+            }
+            Err(e) => {
+                st.counters.ctl_errors += 1;
+                drop_entry(st, index);
+                Err(e)
+            }
+        }
+    });
+    if added.is_err() {
+        env.fds.release_exclusive(number);
+    }
+    added
+}
+
+/// The registration is armed: the kernel looks at its fd.
+fn look_again(st: &mut State, env: Env, index: u32) -> Result<()> {
+    let fd = &st.reg.fds.at(index).value;
+    if fd.is(ALWAYS) {
+        st.tell_always(index);
+        return Ok(());
+    }
+    if fd.is(EXCLUSIVE) {
+        return Ok(()); // the kernel forbids to modify those
+    }
+    let head = env.fds.head(fd.fd);
+    st.sync_kernel(env, head, true).map_err(|e| if e == Error::NOENT { Error::BADF } else { e })
+}
+
+fn set_after(st: &mut State, index: u32, after: crate::target::ready_list::After) {
+    let State { reg, .. } = st;
+    let target = std::mem::take(&mut reg.fds.at_mut(index).value.target);
+    reg.set_after(&target, after);
+    reg.fds.at_mut(index).value.target = target;
+}
+
+fn bind_new(
+    st: &mut State,
+    target: Option<Spec>,
+    handle: Handle,
+    user_data: u64,
+    after: crate::target::ready_list::After,
+) -> Result<Option<Target>> {
+    target.map(|spec| st.reg.bind(spec, handle, user_data, after)).transpose()
+}
+
+fn undo_bind(st: &mut State, bound: Option<Target>) {
+    if let Some(target) = bound {
+        st.reg.unbind(target);
+    }
+}
+
+fn rearm_fd(st: &mut State, env: Env, handle: Handle, target: Option<Spec>, deadline: i64) -> Result<i32> {
+    let index = find_fd(st, handle)?;
+    let fd = &st.reg.fds.at(index).value;
+    match &target {
+        Some(spec) => check_spec(spec, fd.mode)?,
+        None if matches!(fd.target, Target::None) => return Err(Error::INVAL),
+        None => {}
+    }
+    let (user_data, after) = (fd.user_data, fd.after());
+    let (old_flags, old_deadline) = (fd.flags, fd.deadline);
+    let bound = bind_new(st, target, handle, user_data, after)?;
+    st.reg.fds.at_mut(index).value.set(ARMED, true);
+    let done = st.set_deadline(env, index, deadline).and_then(|()| {
+        look_again(st, env, index).inspect_err(|_| {
+            // It was armed before, or its place in the heap has just been given up: this cannot fail.
+            let _ = st.set_deadline(env, index, old_deadline);
+        })
+    });
+    if let Err(e) = done {
+        st.reg.fds.at_mut(index).value.flags = old_flags;
+        undo_bind(st, bound);
+        return Err(e);
+    }
+    if let Some(new) = bound {
+        let old = std::mem::replace(&mut st.reg.fds.at_mut(index).value.target, new);
+        st.reg.unbind(old);
+    }
+    Ok(0)
+}

@@ -1,0 +1,93 @@
+//! Before and after `fork(2)`.
+use super::Manager;
+use crate::error::{Error, Result};
+use crate::fd_table::FdTable;
+use crate::registry::*;
+use crate::shard::Shard;
+use crate::state::{Out, State};
+use crate::sync::{Mutex, MutexGuard};
+use crate::target::queue::{Inner, Queue};
+use crate::target::Batch;
+use std::sync::Arc;
+
+
+/// All locks, held from `bell_before_fork` on. Dropped by the thread that took them (`bell_after_fork_*` say so).
+pub(super) struct Frozen {
+    _shards: Vec<MutexGuard<'static, State>>,
+    _inners: Vec<MutexGuard<'static, Inner>>,
+    _queues: MutexGuard<'static, Slab<Option<Arc<Queue>>>>,
+}
+// SAFETY: the guards are dropped on the thread that took them, or in a child of it: the caller's contract.
+unsafe impl Send for Frozen {}
+
+impl Manager {
+    pub fn before_fork(&self) -> Result<i32> {
+        if self.frozen.lock().is_some() {
+            return Err(Error::BUSY);
+        }
+        // SAFETY: the guards are dropped before the manager: `bell_before_fork` must be followed by its other half.
+        let m: &'static Manager = unsafe { &*std::ptr::from_ref(self) };
+        let shards: Vec<_> = m.all.shards.iter().map(Shard::lock_idle).collect();
+        let queues = m.queues.lock();
+        let inners = queues
+            .indices()
+            .filter_map(|i| queues.at(i).value.as_ref())
+            // SAFETY: as above; a queue in the table cannot go while the table is locked.
+            .map(|q| unsafe { &*Arc::as_ptr(q) }.freeze())
+            .collect();
+        *self.frozen.lock() = Some(Frozen { _shards: shards, _inners: inners, _queues: queues });
+        Ok(0)
+    }
+
+    pub fn after_fork_parent(&self) -> Result<i32> {
+        self.frozen.lock().take().map(|_| 0).ok_or(Error::INVAL)
+    }
+
+    /// In the child, which has one thread: nobody else is here.
+    pub fn after_fork_child(&mut self, reset: bool) -> Result<i32> {
+        if !self.all.mark.is_forked() {
+            return Err(Error::INVAL);
+        }
+        drop(self.frozen.get_mut().take());
+        let torn = self.all.shards.iter().any(|s| s.try_lock().is_none_or(|st| !st.deliveries.is_idle()))
+            || match self.queues.try_lock() {
+                Some(queues) => {
+                    queues.indices().any(|i| queues.at(i).value.as_ref().is_some_and(|q| q.is_torn()))
+                }
+                None => true,
+            };
+        if torn && !reset {
+            return Err(Error::BUSY);
+        }
+        self.close_queue_fds();
+        if reset {
+            let states = (0..self.all.shards.len())
+                .map(|i| State::new(i as u8, self.slack, self.max_events))
+                .collect::<Result<Vec<_>>>()?;
+            for (shard, state) in self.all.shards.iter_mut().zip(states) {
+                shard.replace_state(state);
+                shard.posts.forget();
+            }
+            // Leaked, as the states: a thread of the parent may have been in the middle of them.
+            std::mem::forget(std::mem::replace(&mut self.queues, Mutex::new(Slab::new())));
+            std::mem::forget(std::mem::replace(&mut self.all.fds, FdTable::new()));
+        }
+        for shard in &mut self.all.shards {
+            shard.start_over(self.max_events)?;
+        }
+        std::mem::forget(std::mem::replace(&mut self.threads, Mutex::new(Vec::new())));
+        self.all.mark.adopt();
+        let mut batch = Batch::default();
+        for shard in &self.all.shards {
+            let mut st = shard.lock();
+            let env = shard.env(&self.all.fds);
+            shard.put_in_kernel(&mut st, env, &mut Out { batch: &mut batch, sink: None, from: None });
+            shard.finish(&self.all, st, &mut batch);
+            shard.after_fork_alarms()?;
+        }
+        if self.all.threaded {
+            self.start_threads()?;
+        }
+        Ok(0)
+    }
+}

@@ -1,0 +1,328 @@
+//! The shared side: what any thread may ask of a manager. Chooses the shard, takes its lock, says what is to be done, and
+//! delivers what that caused after the lock is released.
+//!
+//! One file for each section of the C interface; here: making a manager, its threads, its end, and which shard.
+mod fds;
+mod fork;
+mod look;
+mod queues;
+mod timeouts;
+
+pub use fds::FdSpec;
+use fork::Frozen;
+pub use timeouts::TimeoutSpec;
+
+use crate::error::{Error, Result};
+use crate::event::{Clock, Handle, Kind, Ready};
+use crate::fd_table::FdTable;
+use crate::ffi::abi::{BELL_SHARD_ANY, BELL_SHARD_CURRENT_CPU, bell_event};
+use crate::fork::Mark;
+use crate::registry::*;
+use crate::shard::{Guard, Shard, Shared};
+use crate::sync::Mutex;
+use crate::target::mvar::GhcOps;
+use crate::target::queue::Queue;
+use crate::target::{Batch, Notification, Spec, Target};
+use crate::timers::UNARMED;
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread::JoinHandle;
+
+#[derive(Default)]
+pub struct Config {
+    pub shards: u32,
+    pub threads: u32,
+    pub max_events: u32,
+    pub slack_ns: i64,
+    pub ghc: Option<GhcOps>,
+}
+
+pub struct Manager {
+    all: Shared,
+    queues: Mutex<Slab<Option<Arc<Queue>>>>,
+    /// The next shard for `BELL_SHARD_ANY`.
+    next: AtomicUsize,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    frozen: Mutex<Option<Frozen>>,
+    max_events: usize,
+    slack: i64,
+}
+
+const MAX_SHARDS: u32 = 254;
+const MAX_EVENTS: u32 = 65536;
+
+impl Manager {
+    pub fn new(config: Config) -> Result<Box<Manager>> {
+        let Config { shards, threads, max_events, slack_ns, ghc } = config;
+        if threads > 0 && shards > 0 && shards != threads {
+            return Err(Error::INVAL);
+        }
+        let count = shards.max(threads).max(1);
+        if count > MAX_SHARDS || max_events > MAX_EVENTS || slack_ns < 0 {
+            return Err(Error::INVAL);
+        }
+        let max_events = if max_events == 0 { 1024 } else { max_events as usize };
+        let shards = (0..count as usize)
+            .map(|i| Shard::new(i, slack_ns, max_events))
+            .collect::<Result<Vec<_>>>()?;
+        let m = Box::new(Manager {
+            all: Shared {
+                shards: shards.into_boxed_slice(),
+                fds: FdTable::new(),
+                threaded: threads > 0,
+                ghc,
+                mark: Mark::new()?,
+            },
+            queues: Mutex::new(Slab::new()),
+            next: AtomicUsize::new(0),
+            threads: Mutex::new(Vec::new()),
+            frozen: Mutex::new(None),
+            max_events,
+            slack: slack_ns,
+        });
+        if m.all.threaded {
+            if let Err(e) = m.start_threads() {
+                m.stop_threads();
+                return Err(e);
+            }
+        }
+        Ok(m)
+    }
+
+    pub fn check(&self) -> Result<()> {
+        self.all.mark.check()
+    }
+    pub fn is_forked(&self) -> bool {
+        self.all.mark.is_forked()
+    }
+    pub fn is_sound(&self) -> bool {
+        self.all.mark.is_sound()
+    }
+
+    pub fn poison(&self) {
+        self.all.poison();
+    }
+    pub fn alarm(&self) {
+        self.all.alarm();
+    }
+
+    fn start_threads(&self) -> Result<()> {
+        // SAFETY: the manager is boxed, and `stop_threads` joins the threads before it is freed.
+        let m: &'static Manager = unsafe { &*std::ptr::from_ref(self) };
+        let mut threads = self.threads.lock();
+        threads.try_reserve(self.all.shards.len()).map_err(|_| Error::NOMEM)?;
+        for shard in &m.all.shards {
+            let run = move || {
+                own_thread();
+                shard.run(&m.all);
+                if let Some(done) = m.all.ghc.and_then(|g| g.thread_done) {
+                    // SAFETY: the entry point that the creator gave, valid until bell_destroy returns.
+                    unsafe { done() };
+                }
+            };
+            let guarded = move || {
+                if std::panic::catch_unwind(run).is_err() {
+                    m.poison();
+                }
+            };
+            let started = without_signals(|| {
+                std::thread::Builder::new().name(format!("bell/{}", shard.index)).stack_size(128 << 10).spawn(guarded)
+            });
+            threads.push(started.map_err(|e| Error::from_io(&e))?);
+        }
+        Ok(())
+    }
+
+    fn stop_threads(&self) {
+        for shard in &self.all.shards {
+            shard.close(shard.lock());
+        }
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+
+    /// Checks, and makes everybody leave. After an error nothing has changed.
+    pub fn begin_destroy(&self, force: bool) -> Result<()> {
+        if self.all.mark.check().is_err() {
+            return Ok(()); // poisoned or forked: there is nobody to wait for
+        }
+        let shards: Vec<Guard> = self.all.shards.iter().map(Shard::lock).collect();
+        if shards.iter().any(|st| st.closing) {
+            return Err(Error::STALE);
+        }
+        let inside = shards.iter().map(|st| st.inside).sum::<u32>();
+        if inside > 0 && !force {
+            return Err(Error::BUSY);
+        }
+        for (shard, mut st) in self.all.shards.iter().zip(shards) {
+            st.closing = true;
+            shard.close(st);
+        }
+        Ok(())
+    }
+
+    /// After `begin_destroy`, when nobody is inside any more.
+    pub fn finish_destroy(self: Box<Self>) {
+        if self.all.mark.is_forked() {
+            return self.leak();
+        }
+        if !self.all.mark.is_sound() {
+            self.stop_threads();
+            return self.leak();
+        }
+        self.stop_threads();
+        self.tell_closed();
+    }
+
+    /// What is still armed is told CLOSED, and no StablePtr is left behind.
+    fn tell_closed(&self) {
+        let mut batch = Batch::default();
+        for shard in &self.all.shards {
+            let mut st = shard.lock();
+            for index in st.reg.fds.indices().collect::<Vec<_>>() {
+                let fd = &mut st.reg.fds.at_mut(index).value;
+                let armed = fd.is(ARMED);
+                let target = std::mem::take(&mut fd.target);
+                st = self.tell_one(shard, st, target, armed, &mut batch);
+            }
+            for index in st.reg.timeouts.indices().collect::<Vec<_>>() {
+                let timeout = &mut st.reg.timeouts.at_mut(index).value;
+                let armed = timeout.pos != UNARMED;
+                let target = std::mem::take(&mut timeout.target);
+                st = self.tell_one(shard, st, target, armed, &mut batch);
+            }
+            for index in st.reg.users.indices().collect::<Vec<_>>() {
+                let target = std::mem::take(&mut st.reg.users.at_mut(index).value.target);
+                st = self.tell_one(shard, st, target, true, &mut batch);
+            }
+        }
+        for queue in self.all_queues() {
+            if let Ok((doorbell, _)) = queue.set_doorbell(Target::None) {
+                let shard = &self.all.shards[queue.home];
+                drop(self.tell_one(shard, shard.lock(), doorbell, true, &mut batch));
+            }
+        }
+    }
+
+    fn tell_one<'a>(
+        &self,
+        shard: &'a Shard,
+        st: Guard<'a>,
+        target: Target,
+        armed: bool,
+        batch: &mut Batch,
+    ) -> Guard<'a> {
+        match target {
+            Target::Futex(word) if armed => batch.push(Notification::Futex(word, Ready::CLOSED)),
+            Target::WakeFd(fd) if armed => batch.push(Notification::WakeFd(fd)),
+            Target::Mvar(sp) => batch.push(Notification::Mvar(sp)),
+            _ => return st,
+        }
+        shard.flush(&self.all, st, batch)
+    }
+
+    /// The fds of queues that nobody who is gone was in the middle of.
+    fn close_queue_fds(&self) {
+        if let Some(queues) = self.queues.try_lock() {
+            let queues = queues.indices().filter_map(|i| queues.at(i).value.as_ref());
+            queues.filter(|q| !q.is_torn()).for_each(|q| q.start_over());
+        }
+    }
+
+    /// The state cannot be trusted: only the fds are given back.
+    fn leak(self: Box<Self>) {
+        let mut m = ManuallyDrop::new(self);
+        drop(m.frozen.get_mut().take());
+        m.close_queue_fds();
+        for shard in &mut m.all.shards {
+            // SAFETY: the manager is never used or dropped again.
+            unsafe { std::ptr::drop_in_place(&mut shard.backend) };
+        }
+    }
+
+    fn shard(&self, handle: Handle) -> Result<&Shard> {
+        match handle.kind() {
+            Some(Kind::Queue) => Err(self.queue(handle).err().unwrap_or(Error::INVAL)),
+            None => Err(Error::STALE),
+            Some(_) => self.all.shards.get(handle.shard()).ok_or(Error::STALE),
+        }
+    }
+    fn numbered(&self, shard: u32) -> Result<&Shard> {
+        self.all.shards.get(shard as usize).ok_or(Error::INVAL)
+    }
+
+    fn place(&self, shard: u32, target: &Spec) -> Result<usize> {
+        let count = self.all.shards.len();
+        match shard {
+            // Where nobody drives but who waits for the queue, only its shard is driven.
+            BELL_SHARD_ANY if !self.all.threaded && matches!(target, Spec::Queue(_)) => match target {
+                Spec::Queue(queue) => Ok(queue.home),
+                _ => Err(Error::INVAL),
+            },
+            BELL_SHARD_ANY => Ok(self.next.fetch_add(1, Relaxed) % count),
+            BELL_SHARD_CURRENT_CPU => Ok(current_cpu() % count),
+            n if (n as usize) < count => Ok(n as usize),
+            _ => Err(Error::INVAL),
+        }
+    }
+
+    /// Is the target one that this manager can serve?
+    fn check_target(&self, target: &Spec) -> Result<()> {
+        match target {
+            Spec::None => Err(Error::INVAL),
+            Spec::Poll if self.all.threaded => Err(Error::UNSUPPORTED),
+            Spec::Mvar(_) if self.all.ghc.is_none() => Err(Error::UNSUPPORTED),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn poll(&self, shard: u32, out: &mut [MaybeUninit<bell_event>], timeout: i64) -> Result<i32> {
+        self.numbered(shard)?.poll(&self.all, out, timeout)
+    }
+    pub fn wake(&self, shard: u32) -> Result<i32> {
+        self.numbered(shard)?.wake(true).map(|()| 0)
+    }
+    pub fn next_deadline(&self, shard: u32) -> Result<i64> {
+        Ok(self.numbered(shard)?.lock().timers[Clock::Monotonic as usize].peek())
+    }
+    pub fn pollable_fd(&self, shard: u32) -> Result<i32> {
+        let shard = self.numbered(shard)?;
+        if self.all.threaded { Err(Error::UNSUPPORTED) } else { shard.pollable_fd() }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn current_cpu() -> usize {
+    // SAFETY: no arguments.
+    unsafe { libc::sched_getcpu() }.max(0) as usize
+}
+#[cfg(not(target_os = "linux"))]
+fn current_cpu() -> usize {
+    0
+}
+
+/// Signals belong to the program: library threads block all of them.
+fn without_signals<R>(f: impl FnOnce() -> R) -> R {
+    // SAFETY: sets of ours, filled by the calls; the mask of this thread is put back.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        let result = f();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+        result
+    }
+}
+
+/// A thread that does nothing but wait can do so exactly: no timer slack.
+fn own_thread() {
+    #[cfg(target_os = "linux")]
+    // SAFETY: a number for this thread.
+    unsafe {
+        libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong);
+    }
+}
