@@ -27,18 +27,18 @@ fn main() {
 fn header(dir: &std::path::Path) {
     // The order of the header. What is not listed (test_hooks.rs) stays out of it.
     const SOURCES: [&str; 10] =
-        ["abi", "mod", "identity", "life", "drive", "fds", "slots", "queues", "timeouts", "ops"];
+        ["abi", "ffi/mod", "ffi/identity", "ffi/life", "ffi/drive", "ffi/fds", "ffi/slots", "ffi/queues", "ffi/timeouts", "ffi/ops"];
     let config = dir.join("cbindgen.toml");
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap());
     println!("cargo::rerun-if-changed={}", config.display());
     let mut builder = cbindgen::Builder::new().with_config(cbindgen::Config::from_file(config).expect("cbindgen.toml"));
     for name in SOURCES {
-        let source = dir.join("src/ffi").join(name).with_extension("rs");
+        let source = dir.join("src").join(name).with_extension("rs");
         println!("cargo::rerun-if-changed={}", source.display());
         // cbindgen follows `mod x;`, so the order would be that of mod.rs, with all its modules. It does not find
         // them from a copy elsewhere, and goes on.
-        let copy = out.join(format!("{name}.rs.copy"));
-        std::fs::copy(&source, &copy).expect("src/ffi");
+        let copy = out.join(format!("{}.rs.copy", name.replace('/', "_")));
+        std::fs::copy(&source, &copy).expect("src");
         builder = builder.with_src(copy);
     }
     let out = out.join("doorbell.h");

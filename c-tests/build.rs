@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 fn main() {
-    const PARTS: [&str; 2] = ["../src/ffi/abi.rs", "src/decls.rs"];
+    const PARTS: [&str; 2] = ["../src/abi.rs", "src/decls.rs"];
     for file in ["build.rs", "../include/doorbell.h"].iter().chain(&PARTS) {
         println!("cargo::rerun-if-changed={file}");
     }

@@ -487,8 +487,9 @@ int32_t bell_config_init(struct bell_config *config, uint32_t size);
 // lacks; `BELL_E_FULL` 256 managers are alive in this process.
 int32_t bell_create(const struct bell_config *config, struct bell_t **out);
 
-// Ends a manager: its library threads are stopped and joined, every registration that is still armed gets
-// `BELL_CLOSED` (so each StablePtr is consumed), memory and fds are freed. Fds that were registered stay open:
+// Ends a manager: its library threads are stopped and joined, what is still armed, and
+// the doorbells of queues, get `BELL_CLOSED`, and every MVAR that was not delivered is filled (so each StablePtr is consumed);
+// memory and fds are freed. Fds that were registered stay open:
 // they are the caller's. With `BELL_FORCE`, threads inside `bell_poll`, `bell_slot_wait`, `bell_queue_wait` or
 // `bell_unregister` with `BELL_SYNC` are woken (they return `BELL_E_CLOSED`) and waited for. Apart from those, and
 // from `bell_wake` and `bell_post`, which get `BELL_E_STALE`, no other call may be running on this manager. It is
@@ -497,7 +498,8 @@ int32_t bell_create(const struct bell_config *config, struct bell_t **out);
 //
 // Errors: `BELL_E_STALE` not a manager, or destroyed already; `-EINVAL` unknown flags; `BELL_E_BUSY` without
 // `BELL_FORCE`: a thread is inside; nothing has changed.
-int32_t bell_destroy(struct bell_t *bell, uint32_t flags);
+int32_t bell_destroy(struct bell_t *bell,
+                     uint32_t flags);
 
 // Call it before `fork(2)` if other threads may be inside the library at that moment and the child will go on
 // using the manager: it waits until no change is under way and holds off new ones until
@@ -620,7 +622,9 @@ int32_t bell_rearm_batch(struct bell_t *bell, const bell_handle *handles, uint32
 
 // Gives a registration, timeout, user event or queue (its doorbell) another target without arming it. Returns
 // `BELL_CANCELLED` when the old target had not been delivered and belongs to the caller again, `BELL_FIRED` when it had been.
-// A queue's doorbell may be FUTEX, WAKE_FD, MVAR or NONE. [N], any thread.
+// A queue's doorbell may be FUTEX, WAKE_FD, MVAR or NONE; it rings at once if there is news in the queue. News of a
+// registration that its old target has not shown to anybody is told to the new one.
+// [N], but [B] for a queue's doorbell MVAR; any thread.
 //
 // Errors, after which nothing has changed: `BELL_E_STALE`; `-EINVAL` as at registration; `BELL_E_CLOSED`;
 // `BELL_E_UNSUPPORTED` as at registration; `-ENOMEM`.
@@ -631,7 +635,7 @@ int32_t bell_retarget(struct bell_t *bell,
 // Ends a registration, timeout or user event; the handle is stale from then on, and no `bell_poll` or drain returns news of
 // it any more. Says who owns the target's resource now: `BELL_CANCELLED`: it was armed, was not delivered and never will be; it is
 // yours. `BELL_FIRED`: it was delivered, is being delivered just now, or was not armed. An armed one-shot answers exactly one of
-// the two. EDGE, LEVEL and periodic ones are armed as long as they live, and answer `BELL_CANCELLED`;
+// the two. EDGE, LEVEL, periodic ones and user events are armed as long as they live, and answer `BELL_CANCELLED`;
 // so do those whose news lay undrained in a queue (or waited for `bell_poll`): nobody has seen it, and nobody will. Before you free a
 // word or close a wake fd, pass `BELL_SYNC`: it returns only when no thread of ours can touch the target any more
 // (a bounded wait for a system call that does not block; you may hold any lock of yours).

@@ -1,5 +1,5 @@
 //! One error type: the number that the C interface returns.
-use crate::ffi::abi::*;
+use crate::abi::*;
 use std::ffi::CStr;
 
 /// A negative number: `-errno` or `BELL_E_*`.

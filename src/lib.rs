@@ -2,7 +2,7 @@
 //!
 //! A map, top down; arrows point one way:
 //!
-//! - [`ffi`]: the C interface, and its manual. `ffi/abi.rs` owns every constant and layout.
+//! - [`ffi`]: the C interface, and its manual. `abi` owns every constant and layout.
 //! - `manager`: what any thread may ask; chooses a shard. `fork`: is this still the process that made it.
 //! - `shard`: one poller and the ways to drive it: a turn, `bell_poll`, waiting, handing over; and what shards share.
 //! - `state`: what is decided under a shard's lock: what the kernel is asked for, what fires, what is cancelled.
@@ -13,6 +13,13 @@
 //! Read `shard.rs`, `target/mod.rs`, `backend/mod.rs` next.
 #![warn(clippy::undocumented_unsafe_blocks)]
 
+/// Constants and structs of the C interface, the vocabulary of everything above. ctest2 reads the file alone, so what it needs from
+/// outside is brought in here.
+#[allow(non_camel_case_types)]
+pub mod abi {
+    use std::ffi::c_void;
+    include!("abi.rs");
+}
 mod backend;
 mod buckets;
 mod deliveries;

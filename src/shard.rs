@@ -13,7 +13,7 @@ use crate::backend::{self, Backend};
 use crate::error::{Error, Result};
 use crate::event::{Clock, Direction, Handle, Interest, Kind, Mode, NEVER, Ready};
 use crate::fd_table::FdTable;
-use crate::ffi::abi::bell_event;
+use crate::abi::bell_event;
 use crate::followers::Followers;
 use crate::fork::Mark;
 use crate::posts::Posts;

@@ -9,7 +9,7 @@ use crate::deliveries::Deliveries;
 use crate::error::{Error, Result};
 use crate::event::{Clock, Handle, Interest, Kind, Mode, NEVER, Ready};
 use crate::fd_table::FdTable;
-use crate::ffi::abi::{BELL_CANCELLED, BELL_FIRED, bell_counters, bell_event};
+use crate::abi::{BELL_CANCELLED, BELL_FIRED, bell_counters, bell_event};
 use crate::followers::Followers;
 use crate::registry::*;
 use crate::target::ready_list::{After, In, Pushed, ReadyList};

@@ -1,4 +1,4 @@
-// The functions of doorbell.h as Rust sees them, for ctest2, which reads src/ffi/abi.rs before this (see build.rs).
+// The functions of doorbell.h as Rust sees them, for ctest2, which reads src/abi.rs before this (see build.rs).
 // Written in the old syntax that its parser knows.
 
 pub enum bell_t {}

@@ -36,7 +36,7 @@
 //! child drops its copy without harm to the parent and makes a new one.
 use crate::error::{Error, Result};
 use crate::event::{Clock, Interest, Ready};
-use crate::ffi::abi::*;
+use crate::abi::*;
 #[cfg(target_os = "linux")]
 use std::sync::atomic::{AtomicI32, Ordering};
 

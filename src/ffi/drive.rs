@@ -1,5 +1,5 @@
 //! Turning a shard by hand, waking it, nesting it.
-use super::abi::*;
+use crate::abi::*;
 use super::{bell_t, call, call_pinned, out_slice, write_out};
 use crate::error::Error;
 

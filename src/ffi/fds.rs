@@ -1,5 +1,5 @@
 //! Watching fds: register, change, arm again, cancel, close.
-use super::abi::*;
+use crate::abi::*;
 use super::{bell_t, call, call_pinned, decode_target, in_slice, out_slice, read_sized, write_out};
 use crate::error::{Error, Result};
 use crate::event::{Interest, Mode};

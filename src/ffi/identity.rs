@@ -1,5 +1,5 @@
 //! Who are you: versions, layouts, features, the clock.
-use super::abi::*;
+use crate::abi::*;
 use super::{bare, write_out};
 use crate::backend;
 use crate::error::{self, Error};

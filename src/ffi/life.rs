@@ -1,5 +1,5 @@
 //! Create, destroy, fork.
-use super::abi::*;
+use crate::abi::*;
 use super::{bare, bell_t, call, read_sized, table, write_out};
 use crate::error::Error;
 use crate::manager::{Config, Manager};

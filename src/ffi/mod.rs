@@ -3,7 +3,6 @@
 //!
 //! What C must promise for each pointer is said in that manual, function by function, so there are no `# Safety` sections.
 #![allow(clippy::missing_safety_doc)]
-pub mod abi_types;
 pub mod drive;
 pub mod fds;
 pub mod identity;
@@ -17,7 +16,7 @@ pub mod timeouts;
 #[cfg(feature = "test-hooks")]
 pub mod test_hooks;
 
-pub use abi_types as abi;
+pub use crate::abi;
 
 use crate::error::{Error, Result};
 use crate::event::Handle;
@@ -26,7 +25,7 @@ use crate::target::Spec;
 use crate::target::futex::ForeignWord;
 use crate::target::mvar::StablePtr;
 use crate::target::wake_fd::WakeFd;
-use abi::*;
+use crate::abi::*;
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -1,5 +1,5 @@
 //! Looking inside.
-use super::abi::*;
+use crate::abi::*;
 use super::{bell_t, call, write_out};
 use crate::error::Error;
 

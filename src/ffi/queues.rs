@@ -1,5 +1,5 @@
 //! Queues: many registrations, one list of news.
-use super::abi::*;
+use crate::abi::*;
 use super::{bell_t, call, call_pinned, optional_target, out_slice, write_out};
 use crate::error::Error;
 

@@ -1,5 +1,5 @@
 //! Slots: the words that a waiter looks at.
-use super::abi::*;
+use crate::abi::*;
 use super::{bell_t, call, call_pinned, write_out};
 use crate::error::Error;
 use crate::event::Direction;

@@ -1,5 +1,5 @@
 //! Timeouts and user events.
-use super::abi::*;
+use crate::abi::*;
 use super::{bell_t, call, call_pinned, decode_target, read_sized, write_out};
 use crate::error::Error;
 use crate::event::Clock;

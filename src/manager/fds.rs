@@ -4,7 +4,7 @@ use crate::backend::{Backend, Trigger};
 use crate::error::{Error, Result};
 use crate::event::{Handle, Interest, Kind, Mode, NEVER, Ready};
 use crate::fd_table::{Acquired, Owner};
-use crate::ffi::abi::{BELL_CANCELLED, BELL_FIRED};
+use crate::abi::{BELL_CANCELLED, BELL_FIRED};
 use crate::registry::*;
 use crate::shard::{Guard, Shard};
 use crate::state::{Env, Out, State};

@@ -1,7 +1,7 @@
 //! Looking inside: counters, verify, dump.
 use super::Manager;
 use crate::error::{Error, Result};
-use crate::ffi::abi::{BELL_SHARD_ANY, bell_counters};
+use crate::abi::{BELL_SHARD_ANY, bell_counters};
 use crate::state::zero_counters;
 
 

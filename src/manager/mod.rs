@@ -15,7 +15,7 @@ pub use timeouts::TimeoutSpec;
 use crate::error::{Error, Result};
 use crate::event::{Clock, Handle, Kind, Ready};
 use crate::fd_table::FdTable;
-use crate::ffi::abi::{BELL_SHARD_ANY, BELL_SHARD_CURRENT_CPU, bell_event};
+use crate::abi::{BELL_SHARD_ANY, BELL_SHARD_CURRENT_CPU, bell_event};
 use crate::fork::Mark;
 use crate::registry::*;
 use crate::shard::{Guard, Shard, Shared};

@@ -2,7 +2,7 @@
 use super::Manager;
 use crate::error::{Error, Result};
 use crate::event::{Direction, Handle, Kind};
-use crate::ffi::abi::{BELL_CANCELLED, BELL_FIRED, bell_event};
+use crate::abi::{BELL_CANCELLED, BELL_FIRED, bell_event};
 use crate::sync::{self};
 use crate::target::queue::Queue;
 use crate::target::ready_list::In;

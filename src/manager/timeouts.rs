@@ -4,7 +4,7 @@ use super::fds::find_fd;
 use crate::backend::{self};
 use crate::error::{Error, Result};
 use crate::event::{Clock, Handle, Kind, Mode, NEVER};
-use crate::ffi::abi::BELL_FIRED;
+use crate::abi::BELL_FIRED;
 use crate::registry::*;
 use crate::state::{Env, State};
 use crate::target::{Batch, Spec};

@@ -19,7 +19,7 @@ use super::ready_list::{After, In, Pushed, ReadyList};
 use super::{Batch, News, Notification, Target, slot};
 use crate::error::{Error, Result};
 use crate::event::{Handle, Ready};
-use crate::ffi::abi::bell_event;
+use crate::abi::bell_event;
 use crate::sync::{Mutex, MutexGuard, Word};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

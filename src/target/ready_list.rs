@@ -5,7 +5,7 @@
 //! unregistering, no drain returns it.
 use crate::error::{Error, Result};
 use crate::event::{Handle, Ready};
-use crate::ffi::abi::bell_event;
+use crate::abi::bell_event;
 use crate::target::News;
 
 const NIL: u32 = u32::MAX;

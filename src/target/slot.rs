@@ -18,7 +18,7 @@
 //! other order clears news that the I/O has not seen (tokio#6133, #8331, #8054). (Modelled in `tests/loom_slot.rs`.)
 use crate::error::{Error, Result};
 use crate::event::{Direction, Ready};
-use crate::ffi::abi::{BELL_CANCELLED, BELL_CLOSED, BELL_NEWS, BELL_SEQ, BELL_WAITER};
+use crate::abi::{BELL_CANCELLED, BELL_CLOSED, BELL_NEWS, BELL_SEQ, BELL_WAITER};
 use crate::sync::Word;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 

@@ -5,7 +5,7 @@
 use crate::backend::*;
 use crate::error::Error;
 use crate::event::{Clock, Handle, Interest, Kind, NEVER, Ready};
-use crate::ffi::abi::*;
+use crate::abi::*;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

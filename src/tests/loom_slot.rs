@@ -1,7 +1,7 @@
 //! The protocol of a slot word (target/slot.rs), with the producer of target/futex.rs.
 use super::explore;
 use crate::event::{NEVER, Ready};
-use crate::ffi::abi::BELL_SEQ;
+use crate::abi::BELL_SEQ;
 use crate::sync::{self, Mutex, Word};
 use crate::target::futex::ForeignWord;
 use crate::target::slot::{consume, nudge, prepare, publish, reset};
