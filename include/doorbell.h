@@ -239,8 +239,8 @@
 // `bell_layout`: `bell_ghc_ops`.
 #define BELL_LAYOUT_GHC_OPS 8
 
-// A manager. Created by `bell_create`, ended by `bell_destroy`, used by any thread in between. A number in the shape of a
-// pointer, checked at every call: one that was destroyed gives `BELL_E_STALE`.
+// A manager. Created by `bell_create`, ended by `bell_destroy`, used by any thread in between. A number in the shape
+// of a pointer, checked at every call: one that was destroyed gives `BELL_E_STALE`.
 typedef struct bell_t bell_t;
 
 // The two entry points of GHC's runtime that the target MVAR needs. They are given as addresses because a
@@ -487,19 +487,17 @@ int32_t bell_config_init(struct bell_config *config, uint32_t size);
 // lacks; `BELL_E_FULL` 256 managers are alive in this process.
 int32_t bell_create(const struct bell_config *config, struct bell_t **out);
 
-// Ends a manager: its library threads are stopped and joined, what is still armed, and
-// the doorbells of queues, get `BELL_CLOSED`, and every MVAR that was not delivered is filled (so each StablePtr is consumed);
-// memory and fds are freed. Fds that were registered stay open:
-// they are the caller's. With `BELL_FORCE`, threads inside `bell_poll`, `bell_slot_wait`, `bell_queue_wait` or
-// `bell_unregister` with `BELL_SYNC` are woken (they return `BELL_E_CLOSED`) and waited for. Apart from those, and
-// from `bell_wake` and `bell_post`, which get `BELL_E_STALE`, no other call may be running on this manager. It is
-// the one call that also works on a poisoned manager, and in a forked child before `bell_after_fork_child` (where
-// nothing is delivered). [B], any thread but from a signal handler.
+// Ends a manager: its library threads are stopped and joined, what is still armed, and the doorbells of queues, get
+// `BELL_CLOSED`, and every MVAR that was not delivered is filled (so each StablePtr is consumed); memory and fds are
+// freed. Fds that were registered stay open: they are the caller's. With `BELL_FORCE`, threads inside `bell_poll`,
+// `bell_slot_wait`, `bell_queue_wait` or `bell_unregister` with `BELL_SYNC` are woken (they return `BELL_E_CLOSED`)
+// and waited for. Apart from those, and from `bell_wake` and `bell_post`, which get `BELL_E_STALE`, no other call
+// may be running on this manager. It is the one call that also works on a poisoned manager, and in a forked child
+// before `bell_after_fork_child` (where nothing is delivered). [B], any thread but from a signal handler.
 //
 // Errors: `BELL_E_STALE` not a manager, or destroyed already; `-EINVAL` unknown flags; `BELL_E_BUSY` without
 // `BELL_FORCE`: a thread is inside; nothing has changed.
-int32_t bell_destroy(struct bell_t *bell,
-                     uint32_t flags);
+int32_t bell_destroy(struct bell_t *bell, uint32_t flags);
 
 // Call it before `fork(2)` if other threads may be inside the library at that moment and the child will go on
 // using the manager: it waits until no change is under way and holds off new ones until
@@ -567,21 +565,20 @@ int32_t bell_next_deadline(struct bell_t *bell, uint32_t shard, int64_t *deadlin
 int32_t bell_pollable_fd(struct bell_t *bell, uint32_t shard);
 
 // Watches an fd. `*handle` names the registration until `bell_unregister` (or, with `BELL_AUTO_RELEASE`, until its
-// delivery). Readiness that is there already is delivered too. One fd may have many registrations, each with its
-// own mode and target. The target's resource belongs to the library when 0 is returned, else it stays the caller's.
+// delivery). Readiness that is there already is delivered too. One fd may have many registrations, each with its own
+// mode and target. The target's resource belongs to the library when 0 is returned, else it stays the caller's.
 // Before the fd is closed: `bell_unregister`, or `bell_close_fd`. [N], any thread.
 //
 // Errors, after which nothing has changed: `-EINVAL` null, unknown bits, no interest, no mode, no target, unknown
-// shard, mode LEVEL with a target that is not POLL or QUEUE, target MVAR with a mode that is not ONESHOT, misaligned word,
-// WAKE_FD that may block, a flag that does not go with the mode; `BELL_E_ABI`, `-E2BIG` size of the struct; `-EBADF` the fd, or
-// the target's fd, is not open; `-EPERM` the kernel cannot poll this fd (regular file): see `BELL_FD_ALWAYS_READY`;
-// `-ELOOP` nested epoll fds in a circle; `-ENOSPC` limit of `/proc/sys/fs/epoll/max_user_watches`; `-ENOMEM`;
-// `BELL_E_CLOSED` the fd is being closed; `BELL_E_STALE` the target's queue is gone; `BELL_E_BUSY` exclusive and ordinary
-// registrations of one fd, or two exclusive ones on one shard; `BELL_E_FULL`; `BELL_E_UNSUPPORTED` EDGE or exclusive with a
-// backend that lacks it, MVAR without `bell_config.ghc`, POLL on a shard that a library thread drives.
-int32_t bell_register_fd(struct bell_t *bell,
-                         const struct bell_fd_spec *spec,
-                         bell_handle *handle);
+// shard, mode LEVEL with a target that is not POLL or QUEUE, target MVAR with a mode that is not ONESHOT, misaligned
+// word, WAKE_FD that may block, a flag that does not go with the mode; `BELL_E_ABI`, `-E2BIG` size of the struct;
+// `-EBADF` the fd, or the target's fd, is not open; `-EPERM` the kernel cannot poll this fd (regular file): see
+// `BELL_FD_ALWAYS_READY`; `-ELOOP` nested epoll fds in a circle; `-ENOSPC` limit of
+// `/proc/sys/fs/epoll/max_user_watches`; `-ENOMEM`; `BELL_E_CLOSED` the fd is being closed; `BELL_E_STALE` the
+// target's queue is gone; `BELL_E_BUSY` exclusive and ordinary registrations of one fd, or two exclusive ones on one
+// shard; `BELL_E_FULL`; `BELL_E_UNSUPPORTED` EDGE or exclusive with a backend that lacks it, MVAR without
+// `bell_config.ghc`, POLL on a shard that a library thread drives.
+int32_t bell_register_fd(struct bell_t *bell, const struct bell_fd_spec *spec, bell_handle *handle);
 
 // `bell_register_fd` for `n` specs. `handles[i]` and `status[i]` tell what became of `specs[i]`: status 0 and a
 // handle, or an error and handle 0. `n` up to 2^20. Returns how many succeeded. [N], any thread.
@@ -600,19 +597,16 @@ int32_t bell_register_fd_batch(struct bell_t *bell,
 // `BELL_E_CLOSED`; `BELL_E_UNSUPPORTED`; `BELL_E_BUSY` exclusive; `-EBADF`, `-ENOMEM`, `-ENOSPC` from the kernel.
 int32_t bell_modify(struct bell_t *bell, bell_handle handle, uint32_t interest, uint32_t mode);
 
-// Arms a registration, timeout or user event again, after its delivery or before. `target` null keeps the target
-// (an MVAR that was delivered has none left: give a new one); else the new target takes its place, and an undelivered
+// Arms a registration, timeout or user event again, after its delivery or before. `target` null keeps the target (an
+// MVAR that was delivered has none left: give a new one); else the new target takes its place, and an undelivered
 // old one belongs to the caller again. `deadline_ns`: for an fd the new deadline, `BELL_NEVER` for none; for a
 // timeout when it is to fire; for a user event it must be `BELL_NEVER`. Needed after each delivery of
 // `BELL_ONESHOT`; costs one system call (`epoll_ctl`) for an fd, none otherwise. [N], any thread.
 //
 // Errors, after which nothing has changed: `BELL_E_STALE`; `-EINVAL` as at registration, a queue's handle, negative
-// deadline, MVAR without a new target; `BELL_E_CLOSED`; `-EBADF` the fd was closed behind our back; `-ENOMEM`, `-ENOSPC` from the
-// kernel; `BELL_E_UNSUPPORTED` as at registration.
-int32_t bell_rearm(struct bell_t *bell,
-                   bell_handle handle,
-                   const struct bell_target *target,
-                   int64_t deadline_ns);
+// deadline, MVAR without a new target; `BELL_E_CLOSED`; `-EBADF` the fd was closed behind our back; `-ENOMEM`,
+// `-ENOSPC` from the kernel; `BELL_E_UNSUPPORTED` as at registration.
+int32_t bell_rearm(struct bell_t *bell, bell_handle handle, const struct bell_target *target, int64_t deadline_ns);
 
 // `bell_rearm(bell, handles[i], NULL, BELL_NEVER)` for `n` fds; `status[i]` tells what became of each. `n` up to
 // 2^20. Returns how many succeeded. [N], any thread.
@@ -621,30 +615,27 @@ int32_t bell_rearm(struct bell_t *bell,
 int32_t bell_rearm_batch(struct bell_t *bell, const bell_handle *handles, uint32_t n, int32_t *status);
 
 // Gives a registration, timeout, user event or queue (its doorbell) another target without arming it. Returns
-// `BELL_CANCELLED` when the old target had not been delivered and belongs to the caller again, `BELL_FIRED` when it had been.
-// A queue's doorbell may be FUTEX, WAKE_FD, MVAR or NONE; it rings at once if there is news in the queue. News of a
-// registration that its old target has not shown to anybody is told to the new one.
-// [N], but [B] for a queue's doorbell MVAR; any thread.
+// `BELL_CANCELLED` when the old target had not been delivered and belongs to the caller again, `BELL_FIRED` when it
+// had been. A queue's doorbell may be FUTEX, WAKE_FD, MVAR or NONE; it rings at once if there is news in the queue.
+// News of a registration that its old target has not shown to anybody is told to the new one. [N], but [B] for a
+// queue's doorbell MVAR; any thread.
 //
 // Errors, after which nothing has changed: `BELL_E_STALE`; `-EINVAL` as at registration; `BELL_E_CLOSED`;
 // `BELL_E_UNSUPPORTED` as at registration; `-ENOMEM`.
-int32_t bell_retarget(struct bell_t *bell,
-                      bell_handle handle,
-                      const struct bell_target *target);
+int32_t bell_retarget(struct bell_t *bell, bell_handle handle, const struct bell_target *target);
 
-// Ends a registration, timeout or user event; the handle is stale from then on, and no `bell_poll` or drain returns news of
-// it any more. Says who owns the target's resource now: `BELL_CANCELLED`: it was armed, was not delivered and never will be; it is
-// yours. `BELL_FIRED`: it was delivered, is being delivered just now, or was not armed. An armed one-shot answers exactly one of
-// the two. EDGE, LEVEL, periodic ones and user events are armed as long as they live, and answer `BELL_CANCELLED`;
-// so do those whose news lay undrained in a queue (or waited for `bell_poll`): nobody has seen it, and nobody will. Before you free a
-// word or close a wake fd, pass `BELL_SYNC`: it returns only when no thread of ours can touch the target any more
-// (a bounded wait for a system call that does not block; you may hold any lock of yours).
-// Sleepers on its slot wake with `BELL_E_CANCELLED`. [N], with `BELL_SYNC` [B] shortly; any thread.
+// Ends a registration, timeout or user event; the handle is stale from then on, and no `bell_poll` or drain returns
+// news of it any more. Says who owns the target's resource now: `BELL_CANCELLED`: it was armed, was not delivered
+// and never will be; it is yours. `BELL_FIRED`: it was delivered, is being delivered just now, or was not armed. An
+// armed one-shot answers exactly one of the two. EDGE, LEVEL, periodic ones and user events are armed as long as
+// they live, and answer `BELL_CANCELLED`; so do those whose news lay undrained in a queue (or waited for
+// `bell_poll`): nobody has seen it, and nobody will. Before you free a word or close a wake fd, pass `BELL_SYNC`: it
+// returns only when no thread of ours can touch the target any more (a bounded wait for a system call that does not
+// block; you may hold any lock of yours). Sleepers on its slot wake with `BELL_E_CANCELLED`. [N], with `BELL_SYNC`
+// [B] shortly; any thread.
 //
 // Errors: `BELL_E_STALE`; `-EINVAL` unknown flags, a queue's handle (see `bell_queue_destroy`).
-int32_t bell_unregister(struct bell_t *bell,
-                        bell_handle handle,
-                        uint32_t flags);
+int32_t bell_unregister(struct bell_t *bell, bell_handle handle, uint32_t flags);
 
 // `bell_unregister` for `n` handles: `status[i]` is `BELL_CANCELLED`, `BELL_FIRED` or an error; `n` up to 2^20. With
 // `BELL_SYNC` it waits once for all. Returns how many succeeded.
@@ -658,27 +649,25 @@ int32_t bell_unregister_batch(struct bell_t *bell,
                               int32_t *status);
 
 // First half of closing an fd that others may wait for: the fd leaves the kernel's set, every registration of it is
-// delivered `BELL_CLOSED`, and new ones are refused with `BELL_E_CLOSED`. Then close the fd by whatever means, then call
-// `bell_close_end` with the same ticket. The registrations stay, disarmed, until they are unregistered.
-// An fd that nobody watches may be closed this way too. [B] shortly, any thread.
+// delivered `BELL_CLOSED`, and new ones are refused with `BELL_E_CLOSED`. Then close the fd by whatever means, then
+// call `bell_close_end` with the same ticket. The registrations stay, disarmed, until they are unregistered. An fd
+// that nobody watches may be closed this way too. [B] shortly, any thread.
 //
 // Errors: `-EINVAL` null; `-EBADF` a negative number, or one of 2^24 and more; `BELL_E_CLOSED` another close of this
 // number is under way; `-ENOMEM`.
-int32_t bell_close_begin(struct bell_t *bell,
-                         int32_t fd,
-                         uint64_t *ticket);
+int32_t bell_close_begin(struct bell_t *bell, int32_t fd, uint64_t *ticket);
 
 // Second half: the number may be registered again. [N], any thread.
 //
 // Errors: `-EBADF` as above; `BELL_E_STALE` the ticket is not that of a close under way.
 int32_t bell_close_end(struct bell_t *bell, int32_t fd, uint64_t ticket);
 
-// `bell_close_begin`, `close(2)`, `bell_close_end`. The fd is gone when it returns, whatever `close(2)` said, except after
-// the errors of `bell_close_begin`. [B], as long as `close(2)` does.
+// `bell_close_begin`, `close(2)`, `bell_close_end`. The fd is gone when it returns, whatever `close(2)` said, except
+// after the errors of `bell_close_begin`. [B], as long as `close(2)` does.
 //
-// Errors: those of `bell_close_begin`; those of `close(2)` (`-EBADF`, `-EIO`, `-ENOSPC`, `-EDQUOT`; `-EINTR` is success on Linux).
-int32_t bell_close_fd(struct bell_t *bell,
-                      int32_t fd);
+// Errors: those of `bell_close_begin`; those of `close(2)` (`-EBADF`, `-EIO`, `-ENOSPC`, `-EDQUOT`; `-EINTR` is
+// success on Linux).
+int32_t bell_close_fd(struct bell_t *bell, int32_t fd);
 
 // The address of the slot of a registration, timeout or user event with target SLOT. See `bell_slot` for how long
 // it may be used, and `bell_slot_take` for reading it without a call. [N], any thread.
@@ -686,26 +675,23 @@ int32_t bell_close_fd(struct bell_t *bell,
 // Errors: `BELL_E_STALE`; `-EINVAL` null, or the target is not SLOT.
 int32_t bell_slot_map(struct bell_t *bell, bell_handle handle, struct bell_slot **out);
 
-// Takes the news from one word of a slot: `direction` is `BELL_READ` (word `rd`) or `BELL_WRITE` (word `wr`). Returns the
-// ready bits that were there and are now taken, with `BELL_CLOSED` if the fd was closed; 0 if there is no news. Take
-// news *before* the I/O that it allows, never after. [N], any thread.
+// Takes the news from one word of a slot: `direction` is `BELL_READ` (word `rd`) or `BELL_WRITE` (word `wr`).
+// Returns the ready bits that were there and are now taken, with `BELL_CLOSED` if the fd was closed; 0 if there is
+// no news. Take news *before* the I/O that it allows, never after. [N], any thread.
 //
 // Errors: `BELL_E_STALE`; `-EINVAL` another direction, or the target is not SLOT.
-int32_t bell_slot_consume(struct bell_t *bell,
-                          bell_handle handle,
-                          uint32_t direction);
+int32_t bell_slot_consume(struct bell_t *bell, bell_handle handle, uint32_t direction);
 
-// Waits for news on one word of a slot and takes it: the bits, greater than 0. News that is there already is
-// taken at once. The loop of a consumer is
-// `while ((n = read(fd, p, len)) < 0 && errno == EAGAIN) if (bell_slot_wait(b, h, BELL_READ, BELL_NEVER, 0) < 0) break;`
-// In a manager without library threads the caller drives the shard while it waits, unless somebody does.
-// `deadline_ns`: absolute, `BELL_CLOCK_MONOTONIC`; `BELL_NEVER`: none; 0: only looks. A ONESHOT registration must be armed
-// again (`bell_rearm`) before the next wait. Several threads may wait on one word: each piece of news ends the wait of
-// one of them. [B], any thread.
+// Waits for news on one word of a slot and takes it: the bits, greater than 0. News that is there already is taken
+// at once. The loop of a consumer is `while ((n = read(fd, p, len)) < 0 && errno == EAGAIN) if (bell_slot_wait(b, h,
+// BELL_READ, BELL_NEVER, 0) < 0) break;` In a manager without library threads the caller drives the shard while it
+// waits, unless somebody does. `deadline_ns`: absolute, `BELL_CLOCK_MONOTONIC`; `BELL_NEVER`: none; 0: only looks. A
+// ONESHOT registration must be armed again (`bell_rearm`) before the next wait. Several threads may wait on one
+// word: each piece of news ends the wait of one of them. [B], any thread.
 //
-// Errors: `-ETIMEDOUT` the deadline passed without news; `-EINTR` a signal came; `BELL_E_CANCELLED` unregistered while
-// it waited; `BELL_E_STALE`; `-EINVAL` direction, flags, negative deadline, target not SLOT; `BELL_E_CLOSED` the manager was destroyed
-// meanwhile (a closed *fd* is news: bit `BELL_CLOSED`).
+// Errors: `-ETIMEDOUT` the deadline passed without news; `-EINTR` a signal came; `BELL_E_CANCELLED` unregistered
+// while it waited; `BELL_E_STALE`; `-EINVAL` direction, flags, negative deadline, target not SLOT; `BELL_E_CLOSED`
+// the manager was destroyed meanwhile (a closed *fd* is news: bit `BELL_CLOSED`).
 int32_t bell_slot_wait(struct bell_t *bell,
                        bell_handle handle,
                        uint32_t direction,
@@ -713,27 +699,25 @@ int32_t bell_slot_wait(struct bell_t *bell,
                        uint32_t flags);
 
 // Makes a queue. Registrations with target QUEUE put their news in it, one entry each, merged until drained, in the
-// order of first readiness; so it cannot overflow. `doorbell` (FUTEX, WAKE_FD, MVAR, or null for none) rings when news comes
-// into the empty queue (a FUTEX word gets `BELL_READ`). `shard` is whose driver `bell_queue_wait` becomes, in a manager without library threads, and
-// where registrations with `BELL_SHARD_ANY` go; there it must be 0 if there is only one. [N], any thread.
+// order of first readiness; so it cannot overflow. `doorbell` (FUTEX, WAKE_FD, MVAR, or null for none) rings when
+// news comes into the empty queue (a FUTEX word gets `BELL_READ`). `shard` is whose driver `bell_queue_wait`
+// becomes, in a manager without library threads, and where registrations with `BELL_SHARD_ANY` go; there it must be
+// 0 if there is only one. [N], any thread.
 //
 // Errors: `-EINVAL` null, unknown shard, a doorbell of another kind; the errors of targets at `bell_register_fd`;
 // `-ENOMEM`; `BELL_E_FULL`.
-int32_t bell_queue_create(struct bell_t *bell,
-                          uint32_t shard,
-                          const struct bell_target *doorbell,
-                          bell_handle *handle);
+int32_t bell_queue_create(struct bell_t *bell, uint32_t shard, const struct bell_target *doorbell, bell_handle *handle);
 
-// Takes up to `capacity` pieces of news; returns how many, 0 if there are none. LEVEL registrations among the
-// last drain's are looked at again by this one. [N] (but for LEVEL: one system call each), any thread, several at once.
+// Takes up to `capacity` pieces of news; returns how many, 0 if there are none. LEVEL registrations among the last
+// drain's are looked at again by this one. [N] (but for LEVEL: one system call each), any thread, several at once.
 //
 // Errors: `BELL_E_STALE`; `-EINVAL` not a queue, null.
 int32_t bell_queue_drain(struct bell_t *bell, bell_handle queue, struct bell_event *events, uint32_t capacity);
 
-// Waits until there is news and takes up to `capacity` pieces, at least 1; returns how many. In a manager without library
-// threads the caller drives the queue's shard while it waits, unless somebody does. `deadline_ns`: absolute,
-// `BELL_CLOCK_MONOTONIC`; `BELL_NEVER`: none; 0: only looks. [B], any thread, several at once: each piece of news goes to one of
-// them.
+// Waits until there is news and takes up to `capacity` pieces, at least 1; returns how many. In a manager without
+// library threads the caller drives the queue's shard while it waits, unless somebody does. `deadline_ns`: absolute,
+// `BELL_CLOCK_MONOTONIC`; `BELL_NEVER`: none; 0: only looks. [B], any thread, several at once: each piece of news
+// goes to one of them.
 //
 // Errors: `-ETIMEDOUT`; `-EINTR` a signal came; `BELL_E_STALE`; `BELL_E_CANCELLED` the queue was destroyed while it
 // waited; `BELL_E_CLOSED` the manager was; `-EINVAL` not a queue, null, `capacity` 0, negative deadline.
@@ -743,43 +727,38 @@ int32_t bell_queue_wait(struct bell_t *bell,
                         uint32_t capacity,
                         int64_t deadline_ns);
 
-// An fd that is readable as long as the queue is not empty, for use in another event loop. It belongs to the queue: do
-// not read or close it. Somebody must drive the shards. LEVEL registrations are looked at only by drains: drain once more
-// after the last event. [N], any thread.
+// An fd that is readable as long as the queue is not empty, for use in another event loop. It belongs to the queue:
+// do not read or close it. Somebody must drive the shards. LEVEL registrations are looked at only by drains: drain
+// once more after the last event. [N], any thread.
 //
 // Errors: `BELL_E_STALE`; `-EINVAL` not a queue; `-EMFILE`, `-ENFILE`, `-ENOMEM`.
-int32_t bell_queue_fd(struct bell_t *bell,
-                      bell_handle queue);
+int32_t bell_queue_fd(struct bell_t *bell, bell_handle queue);
 
-// Ends a queue and wakes its waiters with `BELL_E_CANCELLED`. Returns what became of the doorbell: `BELL_CANCELLED`: it
-// is yours; `BELL_FIRED`: it has rung, or there was none. With `BELL_SYNC` it returns only when no thread of ours
+// Ends a queue and wakes its waiters with `BELL_E_CANCELLED`. Returns what became of the doorbell: `BELL_CANCELLED`:
+// it is yours; `BELL_FIRED`: it has rung, or there was none. With `BELL_SYNC` it returns only when no thread of ours
 // can touch the doorbell any more. [N], with `BELL_SYNC` [B] shortly; any thread.
 //
-// Errors, after which nothing has changed: `BELL_E_STALE`; `-EINVAL` not a queue, unknown flags; `BELL_E_BUSY` it is the
-// target of registrations: unregister or retarget them first.
-int32_t bell_queue_destroy(struct bell_t *bell,
-                           bell_handle queue,
-                           uint32_t flags);
+// Errors, after which nothing has changed: `BELL_E_STALE`; `-EINVAL` not a queue, unknown flags; `BELL_E_BUSY` it is
+// the target of registrations: unregister or retarget them first.
+int32_t bell_queue_destroy(struct bell_t *bell, bell_handle queue, uint32_t flags);
 
-// Arms a timeout. It fires at its deadline or after, never before; timeouts with the same deadline and no slack fire in the
-// order of registration. `*handle` names it until `bell_unregister` (or, with `BELL_AUTO_RELEASE`, until it fires). A far deadline
-// costs no system call. The target's resource belongs to the library when 0 is returned. [N], any thread.
+// Arms a timeout. It fires at its deadline or after, never before; timeouts with the same deadline and no slack fire
+// in the order of registration. `*handle` names it until `bell_unregister` (or, with `BELL_AUTO_RELEASE`, until it
+// fires). A far deadline costs no system call. The target's resource belongs to the library when 0 is returned. [N],
+// any thread.
 //
-// Errors, after which nothing has changed: `-EINVAL` null, unknown clock, flag or shard, negative or too large number, no
-// target, target MVAR or `BELL_AUTO_RELEASE` with a period; those of targets at `bell_register_fd`; `BELL_E_ABI`, `-E2BIG`; `-ENOMEM`;
-// `BELL_E_FULL`; `BELL_E_UNSUPPORTED` the clock.
-int32_t bell_register_timeout(struct bell_t *bell,
-                              const struct bell_timeout_spec *spec,
-                              bell_handle *handle);
+// Errors, after which nothing has changed: `-EINVAL` null, unknown clock, flag or shard, negative or too large
+// number, no target, target MVAR or `BELL_AUTO_RELEASE` with a period; those of targets at `bell_register_fd`;
+// `BELL_E_ABI`, `-E2BIG`; `-ENOMEM`; `BELL_E_FULL`; `BELL_E_UNSUPPORTED` the clock.
+int32_t bell_register_timeout(struct bell_t *bell, const struct bell_timeout_spec *spec, bell_handle *handle);
 
 // Moves the deadline of an armed timeout, or sets, moves or (`BELL_NEVER`) takes away the deadline of an fd's
 // registration. Later costs a store; earlier wakes the driver only if it is the earliest of all. Returns 0, or
 // `BELL_FIRED`, with nothing changed, if a one-shot has fired already (see `bell_rearm`). [N], any thread.
 //
-// Errors: `BELL_E_STALE`; `-EINVAL` negative deadline, not a timeout or fd; `BELL_E_CLOSED` the fd was closed; `-ENOMEM`.
-int32_t bell_update_timeout(struct bell_t *bell,
-                            bell_handle handle,
-                            int64_t deadline_ns);
+// Errors: `BELL_E_STALE`; `-EINVAL` negative deadline, not a timeout or fd; `BELL_E_CLOSED` the fd was closed;
+// `-ENOMEM`.
+int32_t bell_update_timeout(struct bell_t *bell, bell_handle handle, int64_t deadline_ns);
 
 // The deadline of a timeout or of an fd's registration; `BELL_NEVER` if it is not armed or has none. [N], any
 // thread.
@@ -787,8 +766,8 @@ int32_t bell_update_timeout(struct bell_t *bell,
 // Errors: `BELL_E_STALE`; `-EINVAL` null, not a timeout or fd.
 int32_t bell_timeout_get(struct bell_t *bell, bell_handle handle, int64_t *deadline_ns);
 
-// Makes a user event: something that `bell_post` makes happen. `shard` as in `bell_fd_spec`. Delivered by the driver of the shard.
-// With target MVAR it delivers once for each `bell_rearm`; posts in between are kept. [N], any thread.
+// Makes a user event: something that `bell_post` makes happen. `shard` as in `bell_fd_spec`. Delivered by the driver
+// of the shard. With target MVAR it delivers once for each `bell_rearm`; posts in between are kept. [N], any thread.
 //
 // Errors, after which nothing has changed: `-EINVAL` null, unknown shard, no target; those of targets at
 // `bell_register_fd`; `-ENOMEM`; `BELL_E_FULL`.
@@ -798,9 +777,9 @@ int32_t bell_register_user(struct bell_t *bell,
                            uint64_t user_data,
                            bell_handle *handle);
 
-// Posts a user event: its target gets `BELL_USER`, and `bits`, ORed with those of other posts until it is delivered, as
-// `bell_event.data`. What the caller wrote before is visible to the receiver, also when posts merge. [N], any thread,
-// async-signal-safe.
+// Posts a user event: its target gets `BELL_USER`, and `bits`, ORed with those of other posts until it is delivered,
+// as `bell_event.data`. What the caller wrote before is visible to the receiver, also when posts merge. [N], any
+// thread, async-signal-safe.
 //
 // Errors: `BELL_E_STALE`; `-EINVAL` not a user event; `-EBADF`, `-EPERM` as `bell_wake`.
 int32_t bell_post(struct bell_t *bell, bell_handle handle, uint32_t bits);
@@ -810,9 +789,9 @@ int32_t bell_post(struct bell_t *bell, bell_handle handle, uint32_t bits);
 // Errors: `-EINVAL` null, unknown shard; `BELL_E_ABI` the size.
 int32_t bell_stats(struct bell_t *bell, uint32_t shard, struct bell_counters *out);
 
-// Checks the manager against itself and, on Linux, against what the kernel says it watches (`/proc/self/fdinfo`). For tests
-// and for reports of bugs; slow. Returns how many disagreements were found; `bell_dump` tells them. An fd that was closed
-// behind our back is one. [B], any thread.
+// Checks the manager against itself and, on Linux, against what the kernel says it watches (`/proc/self/fdinfo`).
+// For tests and for reports of bugs; slow. Returns how many disagreements were found; `bell_dump` tells them. An fd
+// that was closed behind our back is one. [B], any thread.
 //
 // Errors: `-EMFILE`, `-ENFILE`, `-ENOENT` the kernel's list cannot be read.
 int32_t bell_verify(struct bell_t *bell);

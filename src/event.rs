@@ -1,7 +1,7 @@
 //! The vocabulary: what is asked, what happened, and the handle that names who asked.
 //! The numbers are those of the C interface (`abi.rs`), so nothing is translated on the way out.
-use crate::error::{Error, Result};
 use crate::abi::*;
+use crate::error::{Error, Result};
 use std::ops::{BitAnd, BitOr, BitOrAssign, Not};
 
 /// What happened: `BELL_READ` to `BELL_CANCELLED`.

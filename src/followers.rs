@@ -1,5 +1,5 @@
-//! Waiters that sleep on their words while another one drives: a list in one vector, so that ten thousand threads can come
-//! and go without an allocation each, in constant time.
+//! Waiters that sleep on their words while another one drives: a list in one vector, so that ten thousand threads can
+//! come and go without an allocation each, in constant time.
 use crate::error::{Error, Result};
 use crate::sync::Word;
 
@@ -20,8 +20,8 @@ pub struct Followers {
     last: u32,
 }
 
-// SAFETY: the words are atomic, and alive as long as their followers are listed: a slot's (never unmapped while somebody is
-// inside the manager) or that of a queue which the waiter holds.
+// SAFETY: the words are atomic, and alive as long as their followers are listed: a slot's (never unmapped while
+// somebody is inside the manager) or that of a queue which the waiter holds.
 unsafe impl Send for Followers {}
 
 impl Followers {
@@ -67,8 +67,8 @@ impl Followers {
         }
         self.unlink(at);
         self.nodes[at as usize].popped = true;
-        // SAFETY: alive until the waiter calls `leave`, which needs the lock that the caller holds; afterwards only the address
-        // is used.
+        // SAFETY: alive until the waiter calls `leave`, which needs the lock that the caller holds; afterwards only
+        // the address is used.
         Some(unsafe { &*self.nodes[at as usize].word })
     }
 

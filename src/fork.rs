@@ -1,7 +1,7 @@
 //! Is this still the process that made the manager, and is the manager sound? One load at every call.
 //!
-//! On Linux the mark is a page that the kernel wipes in a forked child (`MADV_WIPEONFORK`, Linux 4.14), elsewhere the pid is
-//! compared.
+//! On Linux the mark is a page that the kernel wipes in a forked child (`MADV_WIPEONFORK`, Linux 4.14), elsewhere the
+//! pid is compared.
 use crate::error::{Error, Result};
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;

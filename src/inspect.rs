@@ -168,13 +168,8 @@ pub fn describe(shard: &Shard, st: &State, text: &mut String) {
     for i in st.reg.users.indices() {
         let user = &st.reg.users.at(i).value;
         let handle: Handle = st.reg.user_handle(i);
-        let _ = writeln!(
-            text,
-            "user handle={:#x} user_data={:#x} target={}",
-            handle.0,
-            user.user_data,
-            name(&user.target)
-        );
+        let _ =
+            writeln!(text, "user handle={:#x} user_data={:#x} target={}", handle.0, user.user_data, name(&user.target));
     }
 }
 

@@ -7,14 +7,17 @@
 //! - `shard`: one poller and the ways to drive it: a turn, `bell_poll`, waiting, handing over; and what shards share.
 //! - `state`: what is decided under a shard's lock: what the kernel is asked for, what fires, what is cancelled.
 //! - `registry` (slabs and lists), `timers` (the heap), `target` (where news lands), `backend` (the kernel),
-//!   `fd_table`, `posts`, `waker`, `deliveries`, `followers` (the protocols between threads, each drawn at the top of its file).
+//!   `fd_table`, `posts`, `waker`, `deliveries`, `followers` (the protocols between threads, each drawn at the top of
+//!   its file).
 //! - `event`, `error`: the vocabulary. `sync`: locks, atomics, futex. `inspect`: verify and dump.
 //!
 //! Read `shard.rs`, `target/mod.rs`, `backend/mod.rs` next.
 #![warn(clippy::undocumented_unsafe_blocks)]
+// The models have no kernel, so what only a real one needs is unused there.
+#![cfg_attr(loom, allow(dead_code))]
 
-/// Constants and structs of the C interface, the vocabulary of everything above. ctest2 reads the file alone, so what it needs from
-/// outside is brought in here.
+/// Constants and structs of the C interface, the vocabulary of everything above. ctest2 reads the file alone, so what
+/// it needs from outside is brought in here.
 #[allow(non_camel_case_types)]
 pub mod abi {
     use std::ffi::c_void;
@@ -26,8 +29,8 @@ mod deliveries;
 mod error;
 mod event;
 mod fd_table;
-mod followers;
 pub mod ffi;
+mod followers;
 mod fork;
 mod inspect;
 mod manager;

@@ -113,8 +113,8 @@ impl Posts {
         }
     }
 
-    /// In a forked child: a thread of the parent may have been between LINKED and its push. All that is posted is linked
-    /// afresh.
+    /// In a forked child: a thread of the parent may have been between LINKED and its push. All that is posted is
+    /// linked afresh.
     pub fn start_over(&self) {
         self.top.store(END, Relaxed);
         for (index, cell) in self.cells.iter() {

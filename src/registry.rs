@@ -1,8 +1,8 @@
 //! What a shard knows: registrations of fds, timeouts, user events, and the slots and list nodes of their targets.
 //! All under the shard's lock; no system call is made here.
 //!
-//! Entries live in slabs: chunks that never move, an index for life, a generation that grows each time the index is used
-//! again. A generation that would wrap retires its index, so a stale handle never matches (tokio#6133, mio#172).
+//! Entries live in slabs: chunks that never move, an index for life, a generation that grows each time the index is
+//! used again. A generation that would wrap retires its index, so a stale handle never matches (tokio#6133, mio#172).
 use crate::error::{Error, Result};
 use crate::event::{Clock, GENERATION_MAX, Handle, Interest, Kind, Mode, NEVER};
 use crate::fd_table::{FdTable, NO_HEAD};
@@ -334,8 +334,8 @@ impl Registry {
         }
     }
 
-    /// Adds a registration to its fd's list: first if there is none, else behind the first, whose handle is the kernel's
-    /// cookie.
+    /// Adds a registration to its fd's list: first if there is none, else behind the first, whose handle is the
+    /// kernel's cookie.
     pub fn attach(&mut self, fds: &FdTable, index: u32, head: u32) {
         if head == NIL {
             let fd = self.fds.at(index).value.fd;
@@ -346,7 +346,8 @@ impl Registry {
         }
     }
 
-    /// Takes a registration out of its fd's list. Returns the first of what is left, which inherits what the kernel holds.
+    /// Takes a registration out of its fd's list. Returns the first of what is left, which inherits what the kernel
+    /// holds.
     pub fn detach(&mut self, fds: &FdTable, index: u32) -> u32 {
         let fd = self.fds.at(index).value.fd;
         let head = fds.head(fd);

@@ -1,30 +1,30 @@
 //! A shard: one kernel poller, its registry, its timers, one lock; and the ways to drive it.
 //!
 //! A turn: under the lock, how long to sleep; without it, wait in the kernel; under it again, take what has happened
-//! (kernel events, posts, always-ready fds, timers, in this order, so that readiness wins a tie with a deadline); without
-//! it, deliver. `State::driver` is a box: whoever has taken it out is the driver, and there is no other way to get at what a
-//! turn needs.
+//! (kernel events, posts, always-ready fds, timers, in this order, so that readiness wins a tie with a deadline);
+//! without it, deliver. `State::driver` is a box: whoever has taken it out is the driver, and there is no other way
+//! to get at what a turn needs.
 //!
-//! Who drives: `poll` takes the box for one turn. A waiter (`wait`) takes it when nobody has it and puts it back when its own
-//! news has come; then one *follower*, a waiter asleep on its own word, is nudged to take over. Every way out of `wait`
-//! and `poll` looks for a follower if the box is there, so leadership is never lost: the one who was nudged may be on its
-//! way out itself, and then passes it on. A waiter makes way for `poll`.
+//! Who drives: `poll` takes the box for one turn. A waiter (`wait`) takes it when nobody has it and puts it back when
+//! its own news has come; then one *follower*, a waiter asleep on its own word, is nudged to take over. Every way out
+//! of `wait` and `poll` looks for a follower if the box is there, so leadership is never lost: the one who was nudged
+//! may be on its way out itself, and then passes it on. A waiter makes way for `poll`.
+use crate::abi::bell_event;
 use crate::backend::{self, Backend};
 use crate::error::{Error, Result};
 use crate::event::{Clock, Direction, Handle, Interest, Kind, Mode, NEVER, Ready};
 use crate::fd_table::FdTable;
-use crate::abi::bell_event;
 use crate::followers::Followers;
 use crate::fork::Mark;
 use crate::posts::Posts;
 use crate::registry::{ALWAYS, ARMED, CLOSED, Kernel};
 use crate::state::{AWAKE, Driver, Env, GHOST_EVENTS, Out, Role, Sink, State};
 use crate::sync::{self, Mutex, MutexGuard, WakeAddress, Woken, Word};
+use crate::target::mvar::GhcOps;
+use crate::target::queue::Queue;
 use crate::target::ready_list::In;
 use crate::target::slot;
-use crate::target::mvar::GhcOps;
 use crate::target::{Batch, World};
-use crate::target::queue::Queue;
 use crate::waker::SleepState;
 use std::mem::MaybeUninit;
 use std::sync::atomic::AtomicU64;
@@ -309,7 +309,8 @@ impl Shard {
             if clock == Clock::Monotonic && !st.nested || st.timers[c].is_empty() && st.alarms[c] == NEVER {
                 continue;
             }
-            // Not freshened: an alarm for a deadline that has moved later costs one empty turn, and moving it no system call.
+            // Not freshened: an alarm for a deadline that has moved later costs one empty turn, and moving it no
+            // system call.
             let next = st.timers[c].peek();
             if next != st.alarms[c] {
                 self.backend.set_alarm(clock, next)?;
@@ -319,8 +320,8 @@ impl Shard {
         Ok(())
     }
 
-    /// Nested: whoever watches the pollable fd sleeps from here on, so wakes must ring; and news that found no room must
-    /// show.
+    /// Nested: whoever watches the pollable fd sleeps from here on, so wakes must ring; and news that found no room
+    /// must show.
     fn stay_truthful(&self, st: &mut State) -> Result<()> {
         let poll = &st.reg.poll;
         let leftover = !poll.is_empty() || poll.has(In::Relook) || !st.always.is_empty() || !self.posts.is_empty();
@@ -477,8 +478,8 @@ impl Shard {
 
     // ---- driving by who waits
 
-    /// Waits until `look` finds news, or the deadline. It is asked under the lock. `queue`: news for the waiter may come from
-    /// other shards, while it drives this one.
+    /// Waits until `look` finds news, or the deadline. It is asked under the lock. `queue`: news for the waiter may
+    /// come from other shards, while it drives this one.
     fn wait<R>(
         &self,
         all: &Shared,
@@ -591,13 +592,14 @@ impl Shard {
         let st = self.lock();
         let word = st.reg.slot(handle)?.word(direction);
         let fd = st.reg.fds.find(handle).filter(|_| handle.is(Kind::Fd)).map(|i| st.reg.fds.at(i).value.fd);
+        // Under the lock: without it the word may have another owner by now.
+        let taken = if level_check && fd.is_some() { slot::consume(word) } else { Ready::NONE };
         drop(st);
         if let (true, Some(fd)) = (level_check, fd) {
             let interest = match direction {
                 Direction::Read => Interest::READ | Interest::RDHUP,
                 Direction::Write => Interest::WRITE,
             };
-            let taken = slot::consume(word);
             let ready = taken | backend::ready_now(fd, interest)? & interest.wants();
             if !ready.is_empty() {
                 return Ok(ready.0 as i32);
@@ -606,7 +608,7 @@ impl Shard {
         self.wait(all, word, None, deadline, &mut |st| match look_at_slot(st, handle, word) {
             Ok(ready) if ready.is_empty() => None,
             Ok(ready) => Some(Ok(ready.0 as i32)),
-            Err(Error::STALE) => Some(Err(Error::CANCELLED)),
+            Err(Error::STALE | Error::INVAL) => Some(Err(Error::CANCELLED)),
             Err(e) => Some(Err(e)),
         })
     }
@@ -726,10 +728,13 @@ impl Shard {
     }
 }
 
-/// Takes news from a word. An fd that the kernel cannot poll is always news, if it is edge-triggered: no event will come
-/// again.
+/// Takes news from a word. An fd that the kernel cannot poll is always news, if it is edge-triggered: no event will
+/// come again.
 fn look_at_slot(st: &mut State, handle: Handle, word: &Word) -> Result<Ready> {
-    st.reg.slot(handle)?;
+    let slot = st.reg.slot(handle)?;
+    if !std::ptr::eq(&slot.rd, word) && !std::ptr::eq(&slot.wr, word) {
+        return Err(Error::STALE); // it has another slot now, and the word another owner
+    }
     let ready = slot::consume(word);
     if ready.is_empty() && handle.is(Kind::Fd) {
         if let Some(index) = st.reg.fds.find(handle) {

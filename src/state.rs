@@ -1,15 +1,15 @@
 //! A shard's state, and what is decided under its lock: what the kernel is asked for, what fires, what is cancelled.
 //!
-//! A registration of an fd is armed or not, and attached to its fd's list until it is closed. The kernel sees one entry for
-//! each fd: edge-triggered if any armed registration is EDGE, else one-shot; the union of armed interests; the first
-//! registration's handle as cookie. Every arming makes a system call, though the union may be the same: it makes the kernel
-//! look again, and it finds out if the number means another file by now (twisted#12681).
+//! A registration of an fd is armed or not, and attached to its fd's list until it is closed. The kernel sees one
+//! entry for each fd: edge-triggered if any armed registration is EDGE, else one-shot; the union of armed interests;
+//! the first registration's handle as cookie. Every arming makes a system call, though the union may be the same: it
+//! makes the kernel look again, and it finds out if the number means another file by now (twisted#12681).
+use crate::abi::{BELL_CANCELLED, BELL_FIRED, bell_counters, bell_event};
 use crate::backend::{self, Backend, Events, Trigger};
 use crate::deliveries::Deliveries;
 use crate::error::{Error, Result};
 use crate::event::{Clock, Handle, Interest, Kind, Mode, NEVER, Ready};
 use crate::fd_table::FdTable;
-use crate::abi::{BELL_CANCELLED, BELL_FIRED, bell_counters, bell_event};
 use crate::followers::Followers;
 use crate::registry::*;
 use crate::target::ready_list::{After, In, Pushed, ReadyList};
@@ -107,7 +107,8 @@ pub struct State {
     /// Fds that could not be taken out of the kernel's set, and events they have caused since.
     pub ghosts: u32,
     pub ghost_events: u32,
-    /// Fds whose registrations did not all fit in a batch when something had to be told to all of them: (fd, is it closed).
+    /// Fds whose registrations did not all fit in a batch when something had to be told to all of them: (fd, is it
+    /// closed).
     pub retry: Vec<(i32, bool)>,
 }
 
@@ -147,8 +148,8 @@ impl State {
         result
     }
 
-    /// Makes the kernel's entry what the list wants. `look`: also when it is that already, so that the kernel looks at the fd.
-    /// An error has changed nothing in the kernel.
+    /// Makes the kernel's entry what the list wants. `look`: also when it is that already, so that the kernel looks
+    /// at the fd. An error has changed nothing in the kernel.
     pub fn sync_kernel(&mut self, env: Env, head: u32, look: bool) -> Result<()> {
         let (interest, edge) = self.reg.wanted(head);
         let (trigger, next) = if edge { (Trigger::Edge, Kernel::Edge) } else { (Trigger::Oneshot, Kernel::Oneshot) };
@@ -242,8 +243,8 @@ impl State {
         true
     }
 
-    /// Takes an fd out of the kernel's set. If that fails it was closed behind our back, and a duplicate elsewhere may keep
-    /// the entry alive where we cannot remove it (F1 of the museum; libev's ev_epoll.c tells the same).
+    /// Takes an fd out of the kernel's set. If that fails it was closed behind our back, and a duplicate elsewhere
+    /// may keep the entry alive where we cannot remove it (F1 of the museum; libev's ev_epoll.c tells the same).
     pub fn forget_kernel(&mut self, env: Env, number: i32, kernel: Kernel) {
         if kernel == Kernel::Absent {
             return;
@@ -330,8 +331,8 @@ impl State {
         }
     }
 
-    /// Frees a registration. True: its target held news that nobody has seen. (Asked while the news is taken away: a drain by
-    /// another thread may be faster than any look before.)
+    /// Frees a registration. True: its target held news that nobody has seen. (Asked while the news is taken away: a
+    /// drain by another thread may be faster than any look before.)
     fn free_fd(&mut self, env: Env, index: u32, out: &mut Out) -> bool {
         let number = self.reg.fds.at(index).value.fd;
         if self.leave_list(env, index).is_err() {
@@ -343,8 +344,8 @@ impl State {
         self.reg.unbind(fd.target)
     }
 
-    /// The usual event in one step: a single EDGE registration, armed as long as it lives, of an fd that the kernel reports
-    /// without more to do. False: not that; `dispatch` it.
+    /// The usual event in one step: a single EDGE registration, armed as long as it lives, of an fd that the kernel
+    /// reports without more to do. False: not that; `dispatch` it.
     #[inline]
     pub fn dispatch_edge(&mut self, cookie: Handle, ready: Ready, out: &mut Out) -> bool {
         let Some(entry) = self.reg.fds.find_mut(cookie) else { return false };
@@ -367,9 +368,16 @@ impl State {
         true
     }
 
-    /// The kernel says that an fd is ready. `from`: go on behind this registration. Returns where to go on when the batch is
-    /// full.
-    pub fn dispatch(&mut self, env: Env, cookie: Handle, ready: Ready, from: Option<Handle>, out: &mut Out) -> Option<Handle> {
+    /// The kernel says that an fd is ready. `from`: go on behind this registration. Returns where to go on when the
+    /// batch is full.
+    pub fn dispatch(
+        &mut self,
+        env: Env,
+        cookie: Handle,
+        ready: Ready,
+        from: Option<Handle>,
+        out: &mut Out,
+    ) -> Option<Handle> {
         let Some(head) = self.reg.fds.find(cookie) else {
             self.counters.stale_dropped += 1;
             self.ghost_events += (self.ghosts > 0) as u32;
@@ -542,15 +550,7 @@ impl State {
             add: false,
             after: After::Nothing,
         };
-        deliver(
-            &mut user.target,
-            &news,
-            Interest::READ,
-            &self.reg.slots,
-            &mut self.reg.poll,
-            &mut self.counters,
-            out,
-        );
+        deliver(&mut user.target, &news, Interest::READ, &self.reg.slots, &mut self.reg.poll, &mut self.counters, out);
     }
 
     /// Registrations that released themselves by being drained.
@@ -568,8 +568,8 @@ impl State {
         }
     }
 
-    /// A LEVEL registration was drained, and its consumer comes again: is the fd still ready? `now`: the answer shall be in
-    /// this drain, not in the next turn.
+    /// A LEVEL registration was drained, and its consumer comes again: is the fd still ready? `now`: the answer shall
+    /// be in this drain, not in the next turn.
     pub fn relook(&mut self, env: Env, handle: Handle, now: bool, out: &mut Out) {
         let Some(index) = self.reg.fds.find(handle) else { return };
         let fd = &mut self.reg.fds.at_mut(index).value;
@@ -663,15 +663,17 @@ impl State {
         }
         fd.deadline = deadline;
         if !armed {
-            return self.arm(env, Clock::Monotonic, id).inspect_err(|_| self.reg.fds.at_mut(index).value.deadline = old);
+            return self
+                .arm(env, Clock::Monotonic, id)
+                .inspect_err(|_| self.reg.fds.at_mut(index).value.deadline = old);
         }
         self.move_timer(env, Clock::Monotonic, id, deadline < old).inspect_err(|_| {
             self.reg.fds.at_mut(index).value.deadline = old;
         })
     }
 
-    /// Later: nothing to do, the heap finds out when the old key surfaces. After an error the caller puts the old deadline
-    /// back, which is later.
+    /// Later: nothing to do, the heap finds out when the old key surfaces. After an error the caller puts the old
+    /// deadline back, which is later.
     fn move_timer(&mut self, env: Env, clock: Clock, id: u32, earlier: bool) -> Result<()> {
         if earlier {
             self.timers[clock as usize].moved(&mut self.reg, id);
@@ -764,6 +766,14 @@ impl State {
         self.rouse |= self.role == Role::Waiter && self.driver.is_none();
         let unseen = self.free_fd(env, index, out);
         Ok(if live || unseen { BELL_CANCELLED as i32 } else { BELL_FIRED })
+    }
+
+    /// Gives back the target that another one has replaced. True: it held news that nobody has seen.
+    pub fn unbind(&mut self, old: Target, out: &mut Out) -> bool {
+        self.end_slot(&old, out);
+        // Who waits for it may be the one that drives, and sleeps in the kernel.
+        self.rouse |= matches!(old, Target::Slot { .. }) && self.role == Role::Waiter && self.driver.is_none();
+        self.reg.unbind(old)
     }
 
     /// Sleepers on a slot that ends are told.

@@ -125,6 +125,7 @@ mod modelled {
 
     // SAFETY: the cell holds nothing: loom looks at the order of its uses.
     unsafe impl Sync for Kernel {}
+    impl std::panic::RefUnwindSafe for Kernel {}
 
     impl Kernel {
         pub fn new() -> Kernel {
@@ -228,12 +229,7 @@ mod futex {
     pub fn wake(at: WakeAddress) {
         // SAFETY: FUTEX_WAKE does not dereference the address.
         unsafe {
-            libc::syscall(
-                libc::SYS_futex,
-                at.0 as *const u32,
-                libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
-                i32::MAX,
-            );
+            libc::syscall(libc::SYS_futex, at.0 as *const u32, libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, i32::MAX);
         }
     }
 }

@@ -34,9 +34,9 @@
 //!
 //! *Forking.* All fds are close-on-exec. Dropping a `Backend` only closes its fds and edits no kernel set, so a forked
 //! child drops its copy without harm to the parent and makes a new one.
+use crate::abi::*;
 use crate::error::{Error, Result};
 use crate::event::{Clock, Interest, Ready};
-use crate::abi::*;
 #[cfg(target_os = "linux")]
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -45,10 +45,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 #[cfg(loom)]
 #[path = "../tests/loom_kernel.rs"]
 mod chosen;
-#[cfg(all(
-    not(loom),
-    any(doorbell_backend = "epoll", all(not(doorbell_backend = "poll"), target_os = "linux"))
-))]
+#[cfg(all(not(loom), any(doorbell_backend = "epoll", all(not(doorbell_backend = "poll"), target_os = "linux"))))]
 #[path = "epoll.rs"]
 mod chosen;
 #[cfg(all(

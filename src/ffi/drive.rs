@@ -1,6 +1,6 @@
 //! Turning a shard by hand, waking it, nesting it.
-use crate::abi::*;
 use super::{bell_t, call, call_pinned, out_slice, write_out};
+use crate::abi::*;
 use crate::error::Error;
 
 /// Makes one turn of a shard: waits up to `timeout_ns` (0: does not wait; `BELL_NEVER`: for ever) until something

@@ -1,6 +1,6 @@
 //! Watching fds: register, change, arm again, cancel, close.
-use crate::abi::*;
 use super::{bell_t, call, call_pinned, decode_target, in_slice, out_slice, read_sized, write_out};
+use crate::abi::*;
 use crate::error::{Error, Result};
 use crate::event::{Interest, Mode};
 use crate::manager::{FdSpec, Manager};
@@ -28,18 +28,19 @@ unsafe fn decode(m: &Manager, spec: *const bell_fd_spec) -> Result<FdSpec> {
 }
 
 /// Watches an fd. `*handle` names the registration until `bell_unregister` (or, with `BELL_AUTO_RELEASE`, until its
-/// delivery). Readiness that is there already is delivered too. One fd may have many registrations, each with its
-/// own mode and target. The target's resource belongs to the library when 0 is returned, else it stays the caller's.
+/// delivery). Readiness that is there already is delivered too. One fd may have many registrations, each with its own
+/// mode and target. The target's resource belongs to the library when 0 is returned, else it stays the caller's.
 /// Before the fd is closed: `bell_unregister`, or `bell_close_fd`. [N], any thread.
 ///
 /// Errors, after which nothing has changed: `-EINVAL` null, unknown bits, no interest, no mode, no target, unknown
-/// shard, mode LEVEL with a target that is not POLL or QUEUE, target MVAR with a mode that is not ONESHOT, misaligned word,
-/// WAKE_FD that may block, a flag that does not go with the mode; `BELL_E_ABI`, `-E2BIG` size of the struct; `-EBADF` the fd, or
-/// the target's fd, is not open; `-EPERM` the kernel cannot poll this fd (regular file): see `BELL_FD_ALWAYS_READY`;
-/// `-ELOOP` nested epoll fds in a circle; `-ENOSPC` limit of `/proc/sys/fs/epoll/max_user_watches`; `-ENOMEM`;
-/// `BELL_E_CLOSED` the fd is being closed; `BELL_E_STALE` the target's queue is gone; `BELL_E_BUSY` exclusive and ordinary
-/// registrations of one fd, or two exclusive ones on one shard; `BELL_E_FULL`; `BELL_E_UNSUPPORTED` EDGE or exclusive with a
-/// backend that lacks it, MVAR without `bell_config.ghc`, POLL on a shard that a library thread drives.
+/// shard, mode LEVEL with a target that is not POLL or QUEUE, target MVAR with a mode that is not ONESHOT, misaligned
+/// word, WAKE_FD that may block, a flag that does not go with the mode; `BELL_E_ABI`, `-E2BIG` size of the struct;
+/// `-EBADF` the fd, or the target's fd, is not open; `-EPERM` the kernel cannot poll this fd (regular file): see
+/// `BELL_FD_ALWAYS_READY`; `-ELOOP` nested epoll fds in a circle; `-ENOSPC` limit of
+/// `/proc/sys/fs/epoll/max_user_watches`; `-ENOMEM`; `BELL_E_CLOSED` the fd is being closed; `BELL_E_STALE` the
+/// target's queue is gone; `BELL_E_BUSY` exclusive and ordinary registrations of one fd, or two exclusive ones on one
+/// shard; `BELL_E_FULL`; `BELL_E_UNSUPPORTED` EDGE or exclusive with a backend that lacks it, MVAR without
+/// `bell_config.ghc`, POLL on a shard that a library thread drives.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bell_register_fd(
     bell: *mut bell_t,
@@ -73,9 +74,7 @@ pub unsafe extern "C" fn bell_register_fd_batch(
 ) -> i32 {
     call(bell, |m| {
         // SAFETY: the caller lends `n` of each, checked for null and alignment inside.
-        let (specs, handles, status) = unsafe {
-            (in_slice(specs, n)?, out_slice(handles, n)?, out_slice(status, n)?)
-        };
+        let (specs, handles, status) = unsafe { (in_slice(specs, n)?, out_slice(handles, n)?, out_slice(status, n)?) };
         let mut good = 0;
         for (i, spec) in specs.iter().enumerate() {
             // SAFETY: a reference is a valid pointer.
@@ -98,15 +97,15 @@ pub extern "C" fn bell_modify(bell: *mut bell_t, handle: bell_handle, interest: 
     call(bell, |m| m.modify(handle, Interest::decode(interest)?, Mode::decode(mode)?))
 }
 
-/// Arms a registration, timeout or user event again, after its delivery or before. `target` null keeps the target
-/// (an MVAR that was delivered has none left: give a new one); else the new target takes its place, and an undelivered
+/// Arms a registration, timeout or user event again, after its delivery or before. `target` null keeps the target (an
+/// MVAR that was delivered has none left: give a new one); else the new target takes its place, and an undelivered
 /// old one belongs to the caller again. `deadline_ns`: for an fd the new deadline, `BELL_NEVER` for none; for a
 /// timeout when it is to fire; for a user event it must be `BELL_NEVER`. Needed after each delivery of
 /// `BELL_ONESHOT`; costs one system call (`epoll_ctl`) for an fd, none otherwise. [N], any thread.
 ///
 /// Errors, after which nothing has changed: `BELL_E_STALE`; `-EINVAL` as at registration, a queue's handle, negative
-/// deadline, MVAR without a new target; `BELL_E_CLOSED`; `-EBADF` the fd was closed behind our back; `-ENOMEM`, `-ENOSPC` from the
-/// kernel; `BELL_E_UNSUPPORTED` as at registration.
+/// deadline, MVAR without a new target; `BELL_E_CLOSED`; `-EBADF` the fd was closed behind our back; `-ENOMEM`,
+/// `-ENOSPC` from the kernel; `BELL_E_UNSUPPORTED` as at registration.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bell_rearm(
     bell: *mut bell_t,
@@ -149,19 +148,15 @@ pub unsafe extern "C" fn bell_rearm_batch(
 }
 
 /// Gives a registration, timeout, user event or queue (its doorbell) another target without arming it. Returns
-/// `BELL_CANCELLED` when the old target had not been delivered and belongs to the caller again, `BELL_FIRED` when it had been.
-/// A queue's doorbell may be FUTEX, WAKE_FD, MVAR or NONE; it rings at once if there is news in the queue. News of a
-/// registration that its old target has not shown to anybody is told to the new one.
-/// [N], but [B] for a queue's doorbell MVAR; any thread.
+/// `BELL_CANCELLED` when the old target had not been delivered and belongs to the caller again, `BELL_FIRED` when it
+/// had been. A queue's doorbell may be FUTEX, WAKE_FD, MVAR or NONE; it rings at once if there is news in the queue.
+/// News of a registration that its old target has not shown to anybody is told to the new one. [N], but [B] for a
+/// queue's doorbell MVAR; any thread.
 ///
 /// Errors, after which nothing has changed: `BELL_E_STALE`; `-EINVAL` as at registration; `BELL_E_CLOSED`;
 /// `BELL_E_UNSUPPORTED` as at registration; `-ENOMEM`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn bell_retarget(
-    bell: *mut bell_t,
-    handle: bell_handle,
-    target: *const bell_target,
-) -> i32 {
+pub unsafe extern "C" fn bell_retarget(bell: *mut bell_t, handle: bell_handle, target: *const bell_target) -> i32 {
     call(bell, |m| {
         // SAFETY: null or the caller's target, checked for alignment inside.
         let target = unsafe { super::optional_target(m, target)? };
@@ -169,14 +164,15 @@ pub unsafe extern "C" fn bell_retarget(
     })
 }
 
-/// Ends a registration, timeout or user event; the handle is stale from then on, and no `bell_poll` or drain returns news of
-/// it any more. Says who owns the target's resource now: `BELL_CANCELLED`: it was armed, was not delivered and never will be; it is
-/// yours. `BELL_FIRED`: it was delivered, is being delivered just now, or was not armed. An armed one-shot answers exactly one of
-/// the two. EDGE, LEVEL, periodic ones and user events are armed as long as they live, and answer `BELL_CANCELLED`;
-/// so do those whose news lay undrained in a queue (or waited for `bell_poll`): nobody has seen it, and nobody will. Before you free a
-/// word or close a wake fd, pass `BELL_SYNC`: it returns only when no thread of ours can touch the target any more
-/// (a bounded wait for a system call that does not block; you may hold any lock of yours).
-/// Sleepers on its slot wake with `BELL_E_CANCELLED`. [N], with `BELL_SYNC` [B] shortly; any thread.
+/// Ends a registration, timeout or user event; the handle is stale from then on, and no `bell_poll` or drain returns
+/// news of it any more. Says who owns the target's resource now: `BELL_CANCELLED`: it was armed, was not delivered
+/// and never will be; it is yours. `BELL_FIRED`: it was delivered, is being delivered just now, or was not armed. An
+/// armed one-shot answers exactly one of the two. EDGE, LEVEL, periodic ones and user events are armed as long as
+/// they live, and answer `BELL_CANCELLED`; so do those whose news lay undrained in a queue (or waited for
+/// `bell_poll`): nobody has seen it, and nobody will. Before you free a word or close a wake fd, pass `BELL_SYNC`: it
+/// returns only when no thread of ours can touch the target any more (a bounded wait for a system call that does not
+/// block; you may hold any lock of yours). Sleepers on its slot wake with `BELL_E_CANCELLED`. [N], with `BELL_SYNC`
+/// [B] shortly; any thread.
 ///
 /// Errors: `BELL_E_STALE`; `-EINVAL` unknown flags, a queue's handle (see `bell_queue_destroy`).
 #[unsafe(no_mangle)]
@@ -222,9 +218,9 @@ pub unsafe extern "C" fn bell_unregister_batch(
 }
 
 /// First half of closing an fd that others may wait for: the fd leaves the kernel's set, every registration of it is
-/// delivered `BELL_CLOSED`, and new ones are refused with `BELL_E_CLOSED`. Then close the fd by whatever means, then call
-/// `bell_close_end` with the same ticket. The registrations stay, disarmed, until they are unregistered.
-/// An fd that nobody watches may be closed this way too. [B] shortly, any thread.
+/// delivered `BELL_CLOSED`, and new ones are refused with `BELL_E_CLOSED`. Then close the fd by whatever means, then
+/// call `bell_close_end` with the same ticket. The registrations stay, disarmed, until they are unregistered. An fd
+/// that nobody watches may be closed this way too. [B] shortly, any thread.
 ///
 /// Errors: `-EINVAL` null; `-EBADF` a negative number, or one of 2^24 and more; `BELL_E_CLOSED` another close of this
 /// number is under way; `-ENOMEM`.
@@ -249,10 +245,11 @@ pub extern "C" fn bell_close_end(bell: *mut bell_t, fd: i32, ticket: u64) -> i32
     call(bell, |m| m.close_end(fd, ticket))
 }
 
-/// `bell_close_begin`, `close(2)`, `bell_close_end`. The fd is gone when it returns, whatever `close(2)` said, except after
-/// the errors of `bell_close_begin`. [B], as long as `close(2)` does.
+/// `bell_close_begin`, `close(2)`, `bell_close_end`. The fd is gone when it returns, whatever `close(2)` said, except
+/// after the errors of `bell_close_begin`. [B], as long as `close(2)` does.
 ///
-/// Errors: those of `bell_close_begin`; those of `close(2)` (`-EBADF`, `-EIO`, `-ENOSPC`, `-EDQUOT`; `-EINTR` is success on Linux).
+/// Errors: those of `bell_close_begin`; those of `close(2)` (`-EBADF`, `-EIO`, `-ENOSPC`, `-EDQUOT`; `-EINTR` is
+/// success on Linux).
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_close_fd(bell: *mut bell_t, fd: i32) -> i32 {
     call(bell, |m| m.close_fd(fd))

@@ -1,6 +1,6 @@
 //! Who are you: versions, layouts, features, the clock.
-use crate::abi::*;
 use super::{bare, write_out};
+use crate::abi::*;
 use crate::backend;
 use crate::error::{self, Error};
 use crate::event::Clock;
@@ -38,9 +38,7 @@ pub unsafe extern "C" fn bell_layout(struct_id: u32, size: *mut u32, align: *mut
             BELL_LAYOUT_CONFIG => (size_of::<bell_config>(), align_of::<bell_config>()),
             BELL_LAYOUT_TARGET => (size_of::<bell_target>(), align_of::<bell_target>()),
             BELL_LAYOUT_FD_SPEC => (size_of::<bell_fd_spec>(), align_of::<bell_fd_spec>()),
-            BELL_LAYOUT_TIMEOUT_SPEC => {
-                (size_of::<bell_timeout_spec>(), align_of::<bell_timeout_spec>())
-            }
+            BELL_LAYOUT_TIMEOUT_SPEC => (size_of::<bell_timeout_spec>(), align_of::<bell_timeout_spec>()),
             BELL_LAYOUT_EVENT => (size_of::<bell_event>(), align_of::<bell_event>()),
             BELL_LAYOUT_SLOT => (size_of::<bell_slot>(), align_of::<bell_slot>()),
             BELL_LAYOUT_COUNTERS => (size_of::<bell_counters>(), align_of::<bell_counters>()),

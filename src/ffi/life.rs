@@ -1,6 +1,6 @@
 //! Create, destroy, fork.
-use crate::abi::*;
 use super::{bare, bell_t, call, read_sized, table, write_out};
+use crate::abi::*;
 use crate::error::Error;
 use crate::manager::{Config, Manager};
 use crate::target::mvar::GhcOps;
@@ -63,10 +63,8 @@ pub unsafe extern "C" fn bell_create(config: *const bell_config, out: *mut *mut 
                 if g.reserved != 0 {
                     return Err(Error::INVAL);
                 }
-                decoded.ghc = Some(GhcOps {
-                    try_putmvar: g.try_putmvar.ok_or(Error::INVAL)?,
-                    thread_done: g.thread_done,
-                });
+                decoded.ghc =
+                    Some(GhcOps { try_putmvar: g.try_putmvar.ok_or(Error::INVAL)?, thread_done: g.thread_done });
             }
         }
         let bell = table::insert(|| Manager::new(decoded))?;
@@ -76,14 +74,13 @@ pub unsafe extern "C" fn bell_create(config: *const bell_config, out: *mut *mut 
     })
 }
 
-/// Ends a manager: its library threads are stopped and joined, what is still armed, and
-/// the doorbells of queues, get `BELL_CLOSED`, and every MVAR that was not delivered is filled (so each StablePtr is consumed);
-/// memory and fds are freed. Fds that were registered stay open:
-/// they are the caller's. With `BELL_FORCE`, threads inside `bell_poll`, `bell_slot_wait`, `bell_queue_wait` or
-/// `bell_unregister` with `BELL_SYNC` are woken (they return `BELL_E_CLOSED`) and waited for. Apart from those, and
-/// from `bell_wake` and `bell_post`, which get `BELL_E_STALE`, no other call may be running on this manager. It is
-/// the one call that also works on a poisoned manager, and in a forked child before `bell_after_fork_child` (where
-/// nothing is delivered). [B], any thread but from a signal handler.
+/// Ends a manager: its library threads are stopped and joined, what is still armed, and the doorbells of queues, get
+/// `BELL_CLOSED`, and every MVAR that was not delivered is filled (so each StablePtr is consumed); memory and fds are
+/// freed. Fds that were registered stay open: they are the caller's. With `BELL_FORCE`, threads inside `bell_poll`,
+/// `bell_slot_wait`, `bell_queue_wait` or `bell_unregister` with `BELL_SYNC` are woken (they return `BELL_E_CLOSED`)
+/// and waited for. Apart from those, and from `bell_wake` and `bell_post`, which get `BELL_E_STALE`, no other call
+/// may be running on this manager. It is the one call that also works on a poisoned manager, and in a forked child
+/// before `bell_after_fork_child` (where nothing is delivered). [B], any thread but from a signal handler.
 ///
 /// Errors: `BELL_E_STALE` not a manager, or destroyed already; `-EINVAL` unknown flags; `BELL_E_BUSY` without
 /// `BELL_FORCE`: a thread is inside; nothing has changed.

@@ -1,7 +1,8 @@
-//! The C interface: decode, one call, encode. The only place with exported symbols; the prose of its functions is the C
-//! manual (`include/doorbell.h`). One file for each section of the header.
+//! The C interface: decode, one call, encode. The only place with exported symbols; the prose of its functions is the
+//! C manual (`include/doorbell.h`). One file for each section of the header.
 //!
-//! What C must promise for each pointer is said in that manual, function by function, so there are no `# Safety` sections.
+//! What C must promise for each pointer is said in that manual, function by function, so there are no `# Safety`
+//! sections.
 #![allow(clippy::missing_safety_doc)]
 pub mod drive;
 pub mod fds;
@@ -18,6 +19,7 @@ pub mod test_hooks;
 
 pub use crate::abi;
 
+use crate::abi::*;
 use crate::error::{Error, Result};
 use crate::event::Handle;
 use crate::manager::Manager;
@@ -25,12 +27,11 @@ use crate::target::Spec;
 use crate::target::futex::ForeignWord;
 use crate::target::mvar::StablePtr;
 use crate::target::wake_fd::WakeFd;
-use crate::abi::*;
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// A manager. Created by `bell_create`, ended by `bell_destroy`, used by any thread in between. A number in the shape of a
-/// pointer, checked at every call: one that was destroyed gives `BELL_E_STALE`.
+/// A manager. Created by `bell_create`, ended by `bell_destroy`, used by any thread in between. A number in the shape
+/// of a pointer, checked at every call: one that was destroyed gives `BELL_E_STALE`.
 #[allow(non_camel_case_types)]
 pub struct bell_t {
     _private: [u8; 0],
@@ -123,7 +124,8 @@ unsafe fn out_slice<'a, T>(at: *mut T, n: u32) -> Result<&'a mut [MaybeUninit<T>
     }
 }
 
-/// Structs that start with their size, and may be those of a newer header: what this library does not know must be zero.
+/// Structs that start with their size, and may be those of a newer header: what this library does not know must be
+/// zero.
 ///
 /// # Safety
 /// `T` is a `repr(C)` struct of the interface that begins with a `u32` size; all its bit patterns are valid.

@@ -1,6 +1,6 @@
 //! Looking inside.
-use crate::abi::*;
 use super::{bell_t, call, write_out};
+use crate::abi::*;
 use crate::error::Error;
 
 /// Counters of a shard, or of all (`BELL_SHARD_ANY`). `out->size` must be set by the caller. [N], any thread.
@@ -23,9 +23,9 @@ pub unsafe extern "C" fn bell_stats(bell: *mut bell_t, shard: u32, out: *mut bel
     })
 }
 
-/// Checks the manager against itself and, on Linux, against what the kernel says it watches (`/proc/self/fdinfo`). For tests
-/// and for reports of bugs; slow. Returns how many disagreements were found; `bell_dump` tells them. An fd that was closed
-/// behind our back is one. [B], any thread.
+/// Checks the manager against itself and, on Linux, against what the kernel says it watches (`/proc/self/fdinfo`).
+/// For tests and for reports of bugs; slow. Returns how many disagreements were found; `bell_dump` tells them. An fd
+/// that was closed behind our back is one. [B], any thread.
 ///
 /// Errors: `-EMFILE`, `-ENFILE`, `-ENOENT` the kernel's list cannot be read.
 #[unsafe(no_mangle)]

@@ -1,6 +1,6 @@
 //! Slots: the words that a waiter looks at.
-use crate::abi::*;
 use super::{bell_t, call, call_pinned, write_out};
+use crate::abi::*;
 use crate::error::Error;
 use crate::event::Direction;
 
@@ -18,9 +18,9 @@ pub unsafe extern "C" fn bell_slot_map(bell: *mut bell_t, handle: bell_handle, o
     })
 }
 
-/// Takes the news from one word of a slot: `direction` is `BELL_READ` (word `rd`) or `BELL_WRITE` (word `wr`). Returns the
-/// ready bits that were there and are now taken, with `BELL_CLOSED` if the fd was closed; 0 if there is no news. Take
-/// news *before* the I/O that it allows, never after. [N], any thread.
+/// Takes the news from one word of a slot: `direction` is `BELL_READ` (word `rd`) or `BELL_WRITE` (word `wr`).
+/// Returns the ready bits that were there and are now taken, with `BELL_CLOSED` if the fd was closed; 0 if there is
+/// no news. Take news *before* the I/O that it allows, never after. [N], any thread.
 ///
 /// Errors: `BELL_E_STALE`; `-EINVAL` another direction, or the target is not SLOT.
 #[unsafe(no_mangle)]
@@ -28,17 +28,16 @@ pub extern "C" fn bell_slot_consume(bell: *mut bell_t, handle: bell_handle, dire
     call(bell, |m| m.slot_consume(handle, Direction::decode(direction)?))
 }
 
-/// Waits for news on one word of a slot and takes it: the bits, greater than 0. News that is there already is
-/// taken at once. The loop of a consumer is
-/// `while ((n = read(fd, p, len)) < 0 && errno == EAGAIN) if (bell_slot_wait(b, h, BELL_READ, BELL_NEVER, 0) < 0) break;`
-/// In a manager without library threads the caller drives the shard while it waits, unless somebody does.
-/// `deadline_ns`: absolute, `BELL_CLOCK_MONOTONIC`; `BELL_NEVER`: none; 0: only looks. A ONESHOT registration must be armed
-/// again (`bell_rearm`) before the next wait. Several threads may wait on one word: each piece of news ends the wait of
-/// one of them. [B], any thread.
+/// Waits for news on one word of a slot and takes it: the bits, greater than 0. News that is there already is taken
+/// at once. The loop of a consumer is `while ((n = read(fd, p, len)) < 0 && errno == EAGAIN) if (bell_slot_wait(b, h,
+/// BELL_READ, BELL_NEVER, 0) < 0) break;` In a manager without library threads the caller drives the shard while it
+/// waits, unless somebody does. `deadline_ns`: absolute, `BELL_CLOCK_MONOTONIC`; `BELL_NEVER`: none; 0: only looks. A
+/// ONESHOT registration must be armed again (`bell_rearm`) before the next wait. Several threads may wait on one
+/// word: each piece of news ends the wait of one of them. [B], any thread.
 ///
-/// Errors: `-ETIMEDOUT` the deadline passed without news; `-EINTR` a signal came; `BELL_E_CANCELLED` unregistered while
-/// it waited; `BELL_E_STALE`; `-EINVAL` direction, flags, negative deadline, target not SLOT; `BELL_E_CLOSED` the manager was destroyed
-/// meanwhile (a closed *fd* is news: bit `BELL_CLOSED`).
+/// Errors: `-ETIMEDOUT` the deadline passed without news; `-EINTR` a signal came; `BELL_E_CANCELLED` unregistered
+/// while it waited; `BELL_E_STALE`; `-EINVAL` direction, flags, negative deadline, target not SLOT; `BELL_E_CLOSED`
+/// the manager was destroyed meanwhile (a closed *fd* is news: bit `BELL_CLOSED`).
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_slot_wait(
     bell: *mut bell_t,

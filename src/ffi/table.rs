@@ -1,7 +1,8 @@
 //! Which managers are alive in this process: what makes a `bell_t*` a number that can be checked.
 //!
-//! The number is serial << 9 | place << 1 | 1. It is odd, so it is no address of anything; the serial never comes again, so a
-//! destroyed manager is told from the one that took its place. An entry's tag is that number while the manager lives.
+//! The number is serial << 9 | place << 1 | 1. It is odd, so it is no address of anything; the serial never comes
+//! again, so a destroyed manager is told from the one that took its place. An entry's tag is that number while the
+//! manager lives.
 use super::bell_t;
 use crate::error::{Error, Result};
 use crate::manager::Manager;
@@ -17,8 +18,8 @@ const BUSY: u64 = 2;
 struct Entry {
     tag: AtomicU64,
     manager: AtomicPtr<Manager>,
-    /// Calls inside that may race with destroying. Several counters, each with a cache line, so that threads on many CPUs
-    /// do not fight for one.
+    /// Calls inside that may race with destroying. Several counters, each with a cache line, so that threads on many
+    /// CPUs do not fight for one.
     pins: [Pins; LINES],
 }
 
@@ -52,8 +53,8 @@ pub fn find(bell: *mut bell_t) -> Result<&'static Manager> {
     unsafe { entry.manager.load(Relaxed).as_ref() }.ok_or(Error::STALE)
 }
 
-/// The manager, held: `remove` waits for the pin. For calls that may race with it: those that block, and those from signal
-/// handlers. Async-signal-safe.
+/// The manager, held: `remove` waits for the pin. For calls that may race with it: those that block, and those from
+/// signal handlers. Async-signal-safe.
 pub fn with_pin<R>(bell: *mut bell_t, f: impl FnOnce(&Manager) -> Result<R>) -> Result<R> {
     let (entry, tag) = entry(bell)?;
     // Stacks of different threads are pages apart.

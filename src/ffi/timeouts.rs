@@ -1,17 +1,18 @@
 //! Timeouts and user events.
-use crate::abi::*;
 use super::{bell_t, call, call_pinned, decode_target, read_sized, write_out};
+use crate::abi::*;
 use crate::error::Error;
 use crate::event::Clock;
 use crate::manager::TimeoutSpec;
 
-/// Arms a timeout. It fires at its deadline or after, never before; timeouts with the same deadline and no slack fire in the
-/// order of registration. `*handle` names it until `bell_unregister` (or, with `BELL_AUTO_RELEASE`, until it fires). A far deadline
-/// costs no system call. The target's resource belongs to the library when 0 is returned. [N], any thread.
+/// Arms a timeout. It fires at its deadline or after, never before; timeouts with the same deadline and no slack fire
+/// in the order of registration. `*handle` names it until `bell_unregister` (or, with `BELL_AUTO_RELEASE`, until it
+/// fires). A far deadline costs no system call. The target's resource belongs to the library when 0 is returned. [N],
+/// any thread.
 ///
-/// Errors, after which nothing has changed: `-EINVAL` null, unknown clock, flag or shard, negative or too large number, no
-/// target, target MVAR or `BELL_AUTO_RELEASE` with a period; those of targets at `bell_register_fd`; `BELL_E_ABI`, `-E2BIG`; `-ENOMEM`;
-/// `BELL_E_FULL`; `BELL_E_UNSUPPORTED` the clock.
+/// Errors, after which nothing has changed: `-EINVAL` null, unknown clock, flag or shard, negative or too large
+/// number, no target, target MVAR or `BELL_AUTO_RELEASE` with a period; those of targets at `bell_register_fd`;
+/// `BELL_E_ABI`, `-E2BIG`; `-ENOMEM`; `BELL_E_FULL`; `BELL_E_UNSUPPORTED` the clock.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bell_register_timeout(
     bell: *mut bell_t,
@@ -52,7 +53,8 @@ pub unsafe extern "C" fn bell_register_timeout(
 /// registration. Later costs a store; earlier wakes the driver only if it is the earliest of all. Returns 0, or
 /// `BELL_FIRED`, with nothing changed, if a one-shot has fired already (see `bell_rearm`). [N], any thread.
 ///
-/// Errors: `BELL_E_STALE`; `-EINVAL` negative deadline, not a timeout or fd; `BELL_E_CLOSED` the fd was closed; `-ENOMEM`.
+/// Errors: `BELL_E_STALE`; `-EINVAL` negative deadline, not a timeout or fd; `BELL_E_CLOSED` the fd was closed;
+/// `-ENOMEM`.
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_update_timeout(bell: *mut bell_t, handle: bell_handle, deadline_ns: i64) -> i32 {
     call(bell, |m| {
@@ -77,8 +79,8 @@ pub unsafe extern "C" fn bell_timeout_get(bell: *mut bell_t, handle: bell_handle
     })
 }
 
-/// Makes a user event: something that `bell_post` makes happen. `shard` as in `bell_fd_spec`. Delivered by the driver of the shard.
-/// With target MVAR it delivers once for each `bell_rearm`; posts in between are kept. [N], any thread.
+/// Makes a user event: something that `bell_post` makes happen. `shard` as in `bell_fd_spec`. Delivered by the driver
+/// of the shard. With target MVAR it delivers once for each `bell_rearm`; posts in between are kept. [N], any thread.
 ///
 /// Errors, after which nothing has changed: `-EINVAL` null, unknown shard, no target; those of targets at
 /// `bell_register_fd`; `-ENOMEM`; `BELL_E_FULL`.
@@ -104,9 +106,9 @@ pub unsafe extern "C" fn bell_register_user(
     })
 }
 
-/// Posts a user event: its target gets `BELL_USER`, and `bits`, ORed with those of other posts until it is delivered, as
-/// `bell_event.data`. What the caller wrote before is visible to the receiver, also when posts merge. [N], any thread,
-/// async-signal-safe.
+/// Posts a user event: its target gets `BELL_USER`, and `bits`, ORed with those of other posts until it is delivered,
+/// as `bell_event.data`. What the caller wrote before is visible to the receiver, also when posts merge. [N], any
+/// thread, async-signal-safe.
 ///
 /// Errors: `BELL_E_STALE`; `-EINVAL` not a user event; `-EBADF`, `-EPERM` as `bell_wake`.
 #[unsafe(no_mangle)]

@@ -1,16 +1,15 @@
 //! Registrations of fds; what is common to all kinds (arm again, retarget, unregister); closing.
 use super::Manager;
+use crate::abi::{BELL_CANCELLED, BELL_FIRED};
 use crate::backend::{Backend, Trigger};
 use crate::error::{Error, Result};
 use crate::event::{Handle, Interest, Kind, Mode, NEVER, Ready};
 use crate::fd_table::{Acquired, Owner};
-use crate::abi::{BELL_CANCELLED, BELL_FIRED};
 use crate::registry::*;
 use crate::shard::{Guard, Shard};
 use crate::state::{Env, Out, State};
 use crate::target::{Batch, Spec, Target};
 use crate::timers::UNARMED;
-
 
 pub struct FdSpec {
     pub fd: i32,
@@ -154,8 +153,8 @@ impl Manager {
         if let Some(spec) = &target {
             self.check_target(spec)?;
         }
-        self.on(handle, |st, env, _| match handle.kind() {
-            Some(Kind::Fd) => rearm_fd(st, env, handle, target, deadline),
+        self.on(handle, |st, env, out| match handle.kind() {
+            Some(Kind::Fd) => rearm_fd(st, env, handle, target, deadline, out),
             Some(Kind::Timeout) => {
                 let index = st.reg.timeouts.find(handle).ok_or(Error::STALE)?;
                 let timeout = &st.reg.timeouts.at(index).value;
@@ -172,7 +171,7 @@ impl Manager {
                 }
                 if let Some(new) = bound {
                     let old = std::mem::replace(&mut st.reg.timeouts.at_mut(index).value.target, new);
-                    st.reg.unbind(old);
+                    st.unbind(old, out);
                 }
                 Ok(0)
             }
@@ -185,7 +184,7 @@ impl Manager {
                 let user_data = user.user_data;
                 if let Some(new) = bind_new(st, target, handle, user_data, Default::default())? {
                     let old = std::mem::replace(&mut st.reg.users.at_mut(index).value.target, new);
-                    st.reg.unbind(old);
+                    st.unbind(old, out);
                 }
                 self.repost(st, handle, index);
                 Ok(0)
@@ -224,8 +223,7 @@ impl Manager {
                 let live = fd.is(ARMED) && !matches!(fd.target, Target::None);
                 let new = st.reg.bind(target, handle, user_data, after)?;
                 let old = std::mem::replace(&mut st.reg.fds.at_mut(index).value.target, new);
-                st.end_slot(&old, out);
-                let unseen = st.reg.unbind(old);
+                let unseen = st.unbind(old, out);
                 if unseen {
                     // News that nobody has seen: the fd is looked at again, for the new target.
                     st.reg.fds.at_mut(index).value.set(ARMED, true);
@@ -245,8 +243,7 @@ impl Manager {
                 let armed = timeout.pos != UNARMED;
                 let new = st.reg.bind(target, handle, user_data, after)?;
                 let old = std::mem::replace(&mut st.reg.timeouts.at_mut(index).value.target, new);
-                st.end_slot(&old, out);
-                let unseen = st.reg.unbind(old);
+                let unseen = st.unbind(old, out);
                 if unseen && !armed {
                     st.set_timeout(env, index, deadline)?;
                 }
@@ -258,8 +255,7 @@ impl Manager {
                 let new = st.reg.bind(target, handle, user_data, Default::default())?;
                 let old = std::mem::replace(&mut st.reg.users.at_mut(index).value.target, new);
                 let live = !matches!(old, Target::None);
-                st.end_slot(&old, out);
-                if st.reg.unbind(old) {
+                if st.unbind(old, out) {
                     st.reg.users.at_mut(index).value.kept.get_or_insert(0);
                 }
                 self.repost(st, handle, index);
@@ -473,7 +469,14 @@ fn undo_bind(st: &mut State, bound: Option<Target>) {
     }
 }
 
-fn rearm_fd(st: &mut State, env: Env, handle: Handle, target: Option<Spec>, deadline: i64) -> Result<i32> {
+fn rearm_fd(
+    st: &mut State,
+    env: Env,
+    handle: Handle,
+    target: Option<Spec>,
+    deadline: i64,
+    out: &mut Out,
+) -> Result<i32> {
     let index = find_fd(st, handle)?;
     let fd = &st.reg.fds.at(index).value;
     match &target {
@@ -498,7 +501,7 @@ fn rearm_fd(st: &mut State, env: Env, handle: Handle, target: Option<Spec>, dead
     }
     if let Some(new) = bound {
         let old = std::mem::replace(&mut st.reg.fds.at_mut(index).value.target, new);
-        st.reg.unbind(old);
+        st.unbind(old, out);
     }
     Ok(0)
 }

@@ -6,10 +6,9 @@ use crate::registry::*;
 use crate::shard::Shard;
 use crate::state::{Out, State};
 use crate::sync::{Mutex, MutexGuard};
-use crate::target::queue::{Inner, Queue};
 use crate::target::Batch;
+use crate::target::queue::{Inner, Queue};
 use std::sync::Arc;
-
 
 /// All locks, held from `bell_before_fork` on. Dropped by the thread that took them (`bell_after_fork_*` say so).
 pub(super) struct Frozen {
@@ -51,9 +50,7 @@ impl Manager {
         drop(self.frozen.get_mut().take());
         let torn = self.all.shards.iter().any(|s| s.try_lock().is_none_or(|st| !st.deliveries.is_idle()))
             || match self.queues.try_lock() {
-                Some(queues) => {
-                    queues.indices().any(|i| queues.at(i).value.as_ref().is_some_and(|q| q.is_torn()))
-                }
+                Some(queues) => queues.indices().any(|i| queues.at(i).value.as_ref().is_some_and(|q| q.is_torn())),
                 None => true,
             };
         if torn && !reset {

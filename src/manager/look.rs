@@ -1,9 +1,8 @@
 //! Looking inside: counters, verify, dump.
 use super::Manager;
-use crate::error::{Error, Result};
 use crate::abi::{BELL_SHARD_ANY, bell_counters};
+use crate::error::{Error, Result};
 use crate::state::zero_counters;
-
 
 impl Manager {
     pub fn stats(&self, shard: u32) -> Result<bell_counters> {
@@ -69,7 +68,12 @@ impl Manager {
     }
 
     pub fn dump(&self, fd: i32) -> Result<i32> {
-        let mut text = format!("doorbell {} shards={} threads={}\n", env!("CARGO_PKG_VERSION"), self.all.shards.len(), self.all.threaded);
+        let mut text = format!(
+            "doorbell {} shards={} threads={}\n",
+            env!("CARGO_PKG_VERSION"),
+            self.all.shards.len(),
+            self.all.threaded
+        );
         for shard in &self.all.shards {
             crate::inspect::describe(shard, &shard.lock(), &mut text);
         }

@@ -1,5 +1,5 @@
-//! The shared side: what any thread may ask of a manager. Chooses the shard, takes its lock, says what is to be done, and
-//! delivers what that caused after the lock is released.
+//! The shared side: what any thread may ask of a manager. Chooses the shard, takes its lock, says what is to be done,
+//! and delivers what that caused after the lock is released.
 //!
 //! One file for each section of the C interface; here: making a manager, its threads, its end, and which shard.
 mod fds;
@@ -12,10 +12,10 @@ pub use fds::FdSpec;
 use fork::Frozen;
 pub use timeouts::TimeoutSpec;
 
+use crate::abi::{BELL_SHARD_ANY, BELL_SHARD_CURRENT_CPU, bell_event};
 use crate::error::{Error, Result};
 use crate::event::{Clock, Handle, Kind, Ready};
 use crate::fd_table::FdTable;
-use crate::abi::{BELL_SHARD_ANY, BELL_SHARD_CURRENT_CPU, bell_event};
 use crate::fork::Mark;
 use crate::registry::*;
 use crate::shard::{Guard, Shard, Shared};
@@ -63,9 +63,7 @@ impl Manager {
             return Err(Error::INVAL);
         }
         let max_events = if max_events == 0 { 1024 } else { max_events as usize };
-        let shards = (0..count as usize)
-            .map(|i| Shard::new(i, slack_ns, max_events))
-            .collect::<Result<Vec<_>>>()?;
+        let shards = (0..count as usize).map(|i| Shard::new(i, slack_ns, max_events)).collect::<Result<Vec<_>>>()?;
         let m = Box::new(Manager {
             all: Shared {
                 shards: shards.into_boxed_slice(),

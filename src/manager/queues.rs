@@ -1,8 +1,8 @@
 //! Slots and queues: waiting for news, and taking it.
 use super::Manager;
+use crate::abi::{BELL_CANCELLED, BELL_FIRED, bell_event};
 use crate::error::{Error, Result};
 use crate::event::{Direction, Handle, Kind};
-use crate::abi::{BELL_CANCELLED, BELL_FIRED, bell_event};
 use crate::sync::{self};
 use crate::target::queue::Queue;
 use crate::target::ready_list::In;
@@ -10,7 +10,6 @@ use crate::target::slot::Slot;
 use crate::target::{Spec, Target};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
-
 
 impl Manager {
     pub fn slot_map(&self, handle: u64) -> Result<*const Slot> {

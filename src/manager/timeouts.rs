@@ -1,15 +1,14 @@
 //! Timeouts and user events.
 use super::Manager;
 use super::fds::find_fd;
+use crate::abi::BELL_FIRED;
 use crate::backend::{self};
 use crate::error::{Error, Result};
 use crate::event::{Clock, Handle, Kind, Mode, NEVER};
-use crate::abi::BELL_FIRED;
 use crate::registry::*;
 use crate::state::{Env, State};
 use crate::target::{Batch, Spec};
 use crate::timers::UNARMED;
-
 
 pub struct TimeoutSpec {
     pub clock: Clock,

@@ -1,7 +1,7 @@
 //! Where news lands: a small enum, one file for each variant that has a protocol of its own.
 //!
-//! The shard decides under its lock what is delivered: it publishes in its own memory (POLL and QUEUE lists, slot words) and
-//! takes a [`Notification`] for everything that touches the world outside. Those are values that
+//! The shard decides under its lock what is delivered: it publishes in its own memory (POLL and QUEUE lists, slot
+//! words) and takes a [`Notification`] for everything that touches the world outside. Those are values that
 //! [`Notification::deliver`] consumes after the lock is released, so "once, with no lock held" is a type.
 pub mod futex;
 pub mod mvar;
@@ -43,8 +43,8 @@ pub enum Spec {
     Mvar(StablePtr),
 }
 
-/// A target that a registration holds. `node`: the place that is kept for it in the list of ready ones, so that delivery
-/// allocates nothing.
+/// A target that a registration holds. `node`: the place that is kept for it in the list of ready ones, so that
+/// delivery allocates nothing.
 #[derive(Default)]
 pub enum Target {
     /// None given, or an MVAR that was delivered.
@@ -99,8 +99,8 @@ pub struct World<'a> {
     pub wake_driver: &'a dyn Fn(u8),
 }
 
-/// Notifications taken under one lock. Its room is fixed, so that delivery allocates nothing: who finds it full unlocks,
-/// delivers and goes on.
+/// Notifications taken under one lock. Its room is fixed, so that delivery allocates nothing: who finds it full
+/// unlocks, delivers and goes on.
 #[derive(Default)]
 pub struct Batch {
     items: [Option<Notification>; Batch::ROOM],

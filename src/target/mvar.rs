@@ -1,8 +1,8 @@
 //! Target MVAR: GHC's `hs_try_putmvar`.
 //!
-//! The call consumes the StablePtr in every case, also when the MVar is full (rts/RtsAPI.c), so a delivered target is spent. It
-//! never touches the MVar after its return, and may be made from any thread of a threaded runtime; a foreign
-//! thread that has made it must call `hs_thread_done` before it ends, or the runtime keeps its task for ever.
+//! The call consumes the StablePtr in every case, also when the MVar is full (rts/RtsAPI.c), so a delivered target is
+//! spent. It never touches the MVar after its return, and may be made from any thread of a threaded runtime; a
+//! foreign thread that has made it must call `hs_thread_done` before it ends, or the runtime keeps its task for ever.
 use std::ffi::c_void;
 
 #[derive(Clone, Copy)]
@@ -24,8 +24,8 @@ unsafe impl Sync for StablePtr {}
 impl StablePtr {
     pub fn deliver(self, ghc: Option<&GhcOps>) {
         if let Some(ops) = ghc {
-            // SAFETY: the entry point that the creator of the manager gave, valid until bell_destroy returns; the StablePtr is
-            // handed over once, because delivering consumes this value.
+            // SAFETY: the entry point that the creator of the manager gave, valid until bell_destroy returns; the
+            // StablePtr is handed over once, because delivering consumes this value.
             unsafe { (ops.try_putmvar)(self.capability, self.ptr) };
         }
     }

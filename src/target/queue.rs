@@ -1,25 +1,27 @@
 //! Target QUEUE: many registrations, of any shard, one list of news.
 //!
-//! All of it is under the queue's own lock, which is taken under a shard's lock (delivery) or alone (drain), never the other way
-//! round. Beside the list there is one word, with the protocol of a slot word, for threads in `bell_queue_wait`:
+//! All of it is under the queue's own lock, which is taken under a shard's lock (delivery) or alone (drain), never
+//! the other way round. Beside the list there is one word, with the protocol of a slot word, for threads in
+//! `bell_queue_wait`:
 //!
 //! | state | list | READ bit of the word | doorbell |
 //! |---|---|---|---|
 //! | empty | empty | off | armed |
 //! | rung | has news | on | has rung |
 //!
-//! - push into the empty list: empty -> rung; publishes READ, which wakes every sleeper; rings the doorbell; writes the fd.
-//! - a drain that takes the last piece: rung -> empty; takes READ away and arms the doorbell. One that leaves something
-//!   leaves READ on, so that the next waiter does not sleep.
+//! - push into the empty list: empty -> rung; publishes READ, which wakes every sleeper; rings the doorbell; writes
+//! the fd.
+//! - a drain that takes the last piece: rung -> empty; takes READ away and arms the doorbell. One that leaves
+//! something leaves READ on, so that the next waiter does not sleep.
 //!
-//! So READ is on exactly while there is news, no sleeper sleeps while there is, and the doorbell rings once for each time
-//! the list becomes non-empty. A waiter who drives the home shard (`led`) sleeps in the kernel, not on the word:
+//! So READ is on exactly while there is news, no sleeper sleeps while there is, and the doorbell rings once for each
+//! time the list becomes non-empty. A waiter who drives the home shard (`led`) sleeps in the kernel, not on the word:
 //! a delivery from elsewhere wakes that driver. (Modelled in `tests/loom_queue.rs`.)
 use super::ready_list::{After, In, Pushed, ReadyList};
 use super::{Batch, News, Notification, Target, slot};
+use crate::abi::bell_event;
 use crate::error::{Error, Result};
 use crate::event::{Handle, Ready};
-use crate::abi::bell_event;
 use crate::sync::{Mutex, MutexGuard, Word};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -66,7 +68,6 @@ impl Queue {
         self.inner.lock()
     }
     /// For `bell_after_fork_child`: is somebody inside who does not exist here?
-    #[cfg(not(loom))]
     pub fn is_torn(&self) -> bool {
         self.inner.try_lock().is_none()
     }
@@ -117,8 +118,8 @@ impl Queue {
         false
     }
 
-    /// A waiter is about to drive the home shard, or drives it no more. It looks at the list after this, so what is pushed
-    /// before is not missed.
+    /// A waiter is about to drive the home shard, or drives it no more. It looks at the list after this, so what is
+    /// pushed before is not missed.
     pub fn set_led(&self, on: bool) {
         self.inner.lock().led = on;
     }
@@ -156,8 +157,8 @@ impl Queue {
     pub fn take(&self, list: In) -> Option<Handle> {
         self.inner.lock().list.take(list)
     }
-    /// Puts another doorbell; the old one comes back. With news in the list the new one rings at once: it was put too late to
-    /// hear of it.
+    /// Puts another doorbell; the old one comes back. With news in the list the new one rings at once: it was put too
+    /// late to hear of it.
     pub fn set_doorbell(&self, doorbell: Target) -> Result<(Target, Option<Notification>)> {
         let mut inner = self.inner.lock();
         if inner.destroyed {

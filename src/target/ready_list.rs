@@ -3,9 +3,9 @@
 //! Every registration with such a target owns one node from registration to end, so the list cannot overflow and a push
 //! allocates nothing. News of a node that is listed already is merged into it. Cancelling unlinks it: after
 //! unregistering, no drain returns it.
+use crate::abi::bell_event;
 use crate::error::{Error, Result};
 use crate::event::{Handle, Ready};
-use crate::abi::bell_event;
 use crate::target::News;
 
 const NIL: u32 = u32::MAX;

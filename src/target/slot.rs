@@ -11,14 +11,15 @@
 //! | waiter | [`prepare`]: if there is no news, WAITER on; then sleeps while the word is exactly what it saw | Acquire |
 //! | library | [`nudge`]: deliveries + 1 and WAITER off without news, to make a sleeper look up | Release |
 //!
-//! Why no wake is lost: a publish between prepare and the sleep changes the word, so futex(2) refuses to sleep; a publish
-//! after it finds WAITER on and wakes. Why nothing is touched too late: the publishing write is the last access to the word; the
-//! wake goes to an address that the kernel does not read (bugs like libuv#2226 and glibc BZ#12674 came from the other way). Why
-//! consuming first loses nothing: news that arrives during the I/O sets the bits again, at the cost of one more `EAGAIN`; the
-//! other order clears news that the I/O has not seen (tokio#6133, #8331, #8054). (Modelled in `tests/loom_slot.rs`.)
+//! Why no wake is lost: a publish between prepare and the sleep changes the word, so futex(2) refuses to sleep; a
+//! publish after it finds WAITER on and wakes. Why nothing is touched too late: the publishing write is the last
+//! access to the word; the wake goes to an address that the kernel does not read (bugs like libuv#2226 and glibc
+//! BZ#12674 came from the other way). Why consuming first loses nothing: news that arrives during the I/O sets the
+//! bits again, at the cost of one more `EAGAIN`; the other order clears news that the I/O has not seen (tokio#6133,
+//! #8331, #8054). (Modelled in `tests/loom_slot.rs`.)
+use crate::abi::{BELL_CANCELLED, BELL_CLOSED, BELL_NEWS, BELL_SEQ, BELL_WAITER};
 use crate::error::{Error, Result};
 use crate::event::{Direction, Ready};
-use crate::abi::{BELL_CANCELLED, BELL_CLOSED, BELL_NEWS, BELL_SEQ, BELL_WAITER};
 use crate::sync::Word;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
@@ -147,8 +148,8 @@ impl Slots {
 impl Drop for Slots {
     fn drop(&mut self) {
         for chunk in self.chunks.drain(..) {
-            // SAFETY: leaked by `grow`, not freed before; `'static` references from `get` are used only by threads that are
-            // inside the manager, and the manager is dropped when none is (`Manager::finish_destroy`).
+            // SAFETY: leaked by `grow`, not freed before; `'static` references from `get` are used only by threads
+            // that are inside the manager, and the manager is dropped when none is (`Manager::finish_destroy`).
             drop(unsafe { Box::from_raw(std::ptr::from_ref(chunk).cast_mut()) });
         }
     }

@@ -9,8 +9,8 @@ pub struct WakeFd {
 }
 
 impl WakeFd {
-    /// The fd must be open, and non-blocking because delivery may not block. Eight bytes go to an eventfd only: elsewhere
-    /// they could raise SIGPIPE.
+    /// The fd must be open, and non-blocking because delivery may not block. Eight bytes go to an eventfd only:
+    /// elsewhere they could raise SIGPIPE.
     pub fn new(fd: i32, byte: bool) -> Result<WakeFd> {
         // SAFETY: numbers, and a struct of ours that fstat fills.
         let (flags, kind) = unsafe {
@@ -26,7 +26,8 @@ impl WakeFd {
         Ok(WakeFd { fd, byte })
     }
 
-    /// `EAGAIN` means that it is full of wakes already. Other errors are the caller's own doing: nobody is left to be told.
+    /// `EAGAIN` means that it is full of wakes already. Other errors are the caller's own doing: nobody is left to be
+    /// told.
     pub fn deliver(self) {
         if self.byte {
             self.write_byte();
@@ -37,8 +38,8 @@ impl WakeFd {
         }
     }
 
-    /// A pipe without a reader raises SIGPIPE, which would end the process: it is held back, and taken away if it was this
-    /// write that raised it.
+    /// A pipe without a reader raises SIGPIPE, which would end the process: it is held back, and taken away if it was
+    /// this write that raised it.
     fn write_byte(self) {
         // SAFETY: plain data, filled by the calls; the mask of this thread is put back.
         unsafe {

@@ -2,10 +2,10 @@
 //! `RUSTFLAGS='--cfg doorbell_backend="poll"' cargo test backend` runs the same questions on the other one.
 //! What a backend says it lacks (`Backend::EDGE` and so on) must be refused. The museum numbers are real bugs.
 #![cfg(target_os = "linux")]
+use crate::abi::*;
 use crate::backend::*;
 use crate::error::Error;
 use crate::event::{Clock, Handle, Interest, Kind, NEVER, Ready};
-use crate::abi::*;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -1,7 +1,7 @@
 //! The protocol of a slot word (target/slot.rs), with the producer of target/futex.rs.
 use super::explore;
+use crate::abi::{BELL_SEQ, BELL_WAITER};
 use crate::event::{NEVER, Ready};
-use crate::abi::BELL_SEQ;
 use crate::sync::{self, Mutex, Word};
 use crate::target::futex::ForeignWord;
 use crate::target::slot::{consume, nudge, prepare, publish, reset};
@@ -51,11 +51,11 @@ impl Shared {
     }
 }
 
-/// Mutants killed: `change` relaxed; `consume` relaxed; `publish` that leaves WAITER on or tells nobody; `prepare` that does not
+/// Mutants killed: `change` relaxed; `consume` relaxed; `publish` that tells nobody; `prepare` that does not
 /// set WAITER; `deliver` that looks at the word after it has published.
 #[test]
 fn news_wakes_the_waiter_who_may_free_the_word_at_once() {
-    explore(4, || {
+    explore(8, || {
         let shared = Shared::new();
         let s = shared.clone();
         let producer = thread::spawn(move || {
@@ -69,10 +69,11 @@ fn news_wakes_the_waiter_who_may_free_the_word_at_once() {
     });
 }
 
-/// Mutants killed: `prepare` that overlooks news; `change` that stores instead of exchanging.
+/// Mutants killed: `prepare` that overlooks news; `change` that writes what it made of an older value; `consume` that looks and
+/// clears in two steps.
 #[test]
 fn two_producers_lose_nothing() {
-    explore(3, || {
+    explore(4, || {
         let shared = Shared::new();
         let producers = [(0, Ready::READ), (1, Ready::HUP)].map(|(which, news)| {
             let s = shared.clone();
@@ -92,16 +93,16 @@ fn two_producers_lose_nothing() {
                 }
             }
         }
-        producers.map(|p| p.join().unwrap());
+        producers.into_iter().for_each(|p| p.join().unwrap());
         assert_eq!(shared.word.load(Relaxed) / BELL_SEQ, 2);
     });
 }
 
 /// Consumed before the I/O that it allows: `data` is what a socket holds, an exchange for 0 is a read.
-/// Mutants killed: `consume` that looks and clears in two steps.
+/// Mutants killed: `publish` that leaves WAITER on.
 #[test]
 fn news_that_comes_during_the_read_is_not_lost() {
-    explore(4, || {
+    explore(6, || {
         let shared = Arc::new((Word::new(0), AtomicU32::new(0)));
         let s = shared.clone();
         let producer = thread::spawn(move || {
@@ -118,13 +119,14 @@ fn news_that_comes_during_the_read_is_not_lost() {
             }
         }
         producer.join().unwrap();
+        assert_eq!(shared.0.load(Relaxed) & BELL_WAITER, 0, "the next delivery would wake nobody");
     });
 }
 
-/// Mutants killed: `consume` that takes CLOSED away; `prepare` that overlooks it, or says "do not sleep" to the second waiter.
+/// Mutants killed: `consume` that takes CLOSED away; `prepare` that overlooks it.
 #[test]
 fn closing_wakes_both_who_wait() {
-    explore(3, || {
+    explore(4, || {
         let word = Arc::new(Word::new(0));
         let w = word.clone();
         let other = thread::spawn(move || assert_eq!(wait(&w), Ready::CLOSED));
@@ -136,11 +138,12 @@ fn closing_wakes_both_who_wait() {
     });
 }
 
-/// As `Shard::wait_rare`: what is waited for is under a lock, and so is `prepare`.
-/// Mutants killed: `nudge` that leaves the word as it was.
+/// As `Shard::wait_rare`: what is waited for is under a lock, and so is `prepare`. Then somebody else prepares to sleep on the
+/// word, which may not look as if nothing had happened.
+/// Mutants killed: `nudge` that leaves the word as it was, or does not count.
 #[test]
 fn a_nudge_wakes_without_news() {
-    explore(4, || {
+    explore(8, || {
         let shared = Arc::new((Word::new(0), Mutex::new(false)));
         let s = shared.clone();
         let nudger = thread::spawn(move || {
@@ -148,6 +151,7 @@ fn a_nudge_wakes_without_news() {
             if nudge(&s.0) {
                 sync::wake(s.0.wake_address());
             }
+            assert!(prepare(&s.0).is_some());
         });
         loop {
             let ready = shared.1.lock();
@@ -168,7 +172,7 @@ fn a_nudge_wakes_without_news() {
 /// Mutants killed: `reset` that starts the count anew; `reset` that leaves CANCELLED.
 #[test]
 fn a_late_sleeper_does_not_sleep_on_the_word_of_another() {
-    explore(4, || {
+    explore(8, || {
         let shared = Arc::new((Word::new(0), Mutex::new(1)));
         let s = shared.clone();
         let late = thread::spawn(move || {

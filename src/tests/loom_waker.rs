@@ -63,7 +63,7 @@ fn no_wake_is_lost_and_a_sleep_is_rung_once() {
                 break;
             }
         }
-        wakers.map(|w| w.join().unwrap());
+        wakers.into_iter().for_each(|w| w.join().unwrap());
         user |= shared.sleep.finish().user;
         assert!(user, "bell_wake was lost");
         let rings = shared.eventfd.load(Relaxed) / BELL_SEQ;

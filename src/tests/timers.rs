@@ -83,14 +83,31 @@ const IDS: u32 = 100;
 #[derive(Clone, Debug)]
 enum Op {
     /// If it is armed, it is cancelled first.
-    Arm { id: u32, after: i64, slack: i64 },
-    Later { id: u32, by: i64 },
-    Earlier { id: u32, by: i64 },
+    Arm {
+        id: u32,
+        after: i64,
+        slack: i64,
+    },
+    Later {
+        id: u32,
+        by: i64,
+    },
+    Earlier {
+        id: u32,
+        by: i64,
+    },
     /// To a deadline counted from now, often in the past.
-    Move { id: u32, after: i64 },
-    Cancel { id: u32 },
+    Move {
+        id: u32,
+        after: i64,
+    },
+    Cancel {
+        id: u32,
+    },
     CancelFirst,
-    Advance { by: i64 },
+    Advance {
+        by: i64,
+    },
     /// To one ns before the next hard time, where nothing without slack may fire.
     AlmostNext,
     Pop,
@@ -434,15 +451,7 @@ fn slack_is_leave_to_be_late_and_not_to_be_early() {
 /// mio#1657, tokio#3551, golang#36202: overflow fired at once, or panicked.
 #[test]
 fn deadlines_at_the_edges() {
-    let edges = [
-        0,
-        1,
-        ((1 << 31) - 1) * MS,
-        (1 << 31) * MS,
-        ((1 << 31) + 1) * MS,
-        (1 << 32) * MS,
-        FAR,
-    ];
+    let edges = [0, 1, ((1 << 31) - 1) * MS, (1 << 31) * MS, ((1 << 31) + 1) * MS, (1 << 32) * MS, FAR];
     for slack in [0, 1, FAR, NEVER] {
         let mut bench = Bench::new(edges.len());
         (0..edges.len()).rev().for_each(|i| bench.arm_with_slack(i as u32, edges[i], slack));
