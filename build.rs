@@ -26,8 +26,18 @@ fn main() {
 #[cfg(feature = "regen-header")]
 fn header(dir: &std::path::Path) {
     // The order of the header. What is not listed (test_hooks.rs) stays out of it.
-    const SOURCES: [&str; 10] =
-        ["abi", "ffi/mod", "ffi/identity", "ffi/life", "ffi/drive", "ffi/fds", "ffi/slots", "ffi/queues", "ffi/timeouts", "ffi/ops"];
+    const SOURCES: [&str; 10] = [
+        "abi",
+        "ffi/mod",
+        "ffi/identity",
+        "ffi/life",
+        "ffi/drive",
+        "ffi/fds",
+        "ffi/slots",
+        "ffi/queues",
+        "ffi/timeouts",
+        "ffi/ops",
+    ];
     let config = dir.join("cbindgen.toml");
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap());
     println!("cargo::rerun-if-changed={}", config.display());

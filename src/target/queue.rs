@@ -10,9 +10,9 @@
 //! | rung | has news | on | has rung |
 //!
 //! - push into the empty list: empty -> rung; publishes READ, which wakes every sleeper; rings the doorbell; writes
-//! the fd.
+//!   the fd.
 //! - a drain that takes the last piece: rung -> empty; takes READ away and arms the doorbell. One that leaves
-//! something leaves READ on, so that the next waiter does not sleep.
+//!   something leaves READ on, so that the next waiter does not sleep.
 //!
 //! So READ is on exactly while there is news, no sleeper sleeps while there is, and the doorbell rings once for each
 //! time the list becomes non-empty. A waiter who drives the home shard (`led`) sleeps in the kernel, not on the word:
