@@ -671,15 +671,15 @@ impl Shard {
         self.notify_rare();
     }
 
-    /// Poisoned: whoever sleeps shall find out. The lock may be held by nobody who can be trusted, so it is only tried.
+    /// Poisoned: whoever sleeps shall find out. The thread that met the bug has let go of its locks by unwinding.
     pub fn alarm_all(&self) {
-        if let Some(mut st) = self.try_lock() {
-            while let Some(word) = st.followers.pop() {
-                if slot::nudge(word) {
-                    sync::wake(word.wake_address());
-                }
+        let mut st = self.lock();
+        while let Some(word) = st.followers.pop() {
+            if slot::nudge(word) {
+                sync::wake(word.wake_address());
             }
         }
+        drop(st);
         let _ = self.wake(true);
         self.notify_rare();
     }

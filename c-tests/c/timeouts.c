@@ -598,12 +598,13 @@ static void the_library_threads_fire_too(void)
         int64_t deadline;
         landing_open(&l[kind], kind, bell);
         for (uint32_t shard = 0; shard < 2; shard++) {
-            deadline = now_ns() + MS(2);
-            spec = timeout_spec(deadline, l[kind].target);
+            spec = timeout_spec(BELL_NEVER, l[kind].target);
             spec.shard = shard;
             CHECK_OK(bell_register_timeout(bell, &spec, &handle));
             landing_bind(&l[kind], handle);
             landing_forget(&l[kind]);
+            deadline = now_ns() + MS(2); /* armed only now: nothing can come before we look */
+            CHECK_EQ(bell_update_timeout(bell, handle, deadline), 0);
             AWAIT((landing_look(&l[kind]), l[kind].count > 0));
             CHECK_GE(now_ns(), deadline);
             CHECK_EQ(l[kind].count, 1);

@@ -73,7 +73,7 @@ impl Shared {
     }
 }
 
-/// Mutants killed: `acquire` that does not look at CLOSING; `close_begin` that sets it too late, or reports no owner;
+/// Mutants killed: `acquire` that does not look at CLOSING; `close_begin` that does not set it, or reports no owner;
 /// `set_head` that forgets CLOSING or the count.
 #[test]
 fn while_it_closes_nothing_is_registered() {
@@ -109,6 +109,7 @@ fn two_shards_do_not_own_one_fd() {
             })
         });
         let place = shared.register(1).unwrap();
+        assert_eq!(shared.table.acquire_exclusive(FD), Err(Error::BUSY));
         shared.unregister(place);
         others.into_iter().for_each(|r| r.join().unwrap());
         assert_eq!(shared.registered(), 0);
