@@ -536,7 +536,7 @@ static void a_ghost_does_not_keep_the_driver_busy(void)
                 drain_fd(copy);
         }
         put_byte(fds[1]); /* stays readable */
-        CHECK_EQ(d.got, 0);
+        CHECK_EQ(load(&d.got), 0);
         put_byte(other[1]);
         AWAIT(load(&d.got) == 1);
         drain_fd(other[0]);
