@@ -91,5 +91,5 @@ tsan: ## data races: ThreadSanitizer over the library and the C programs
 LOOM := CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_DEBUG=false \
   RUSTFLAGS='--cfg loom' $(CARGO) test -q --release --lib loom_ --target-dir $(TARGET)/loom
 loom: ## every interleaving of the lock-free parts (loom)
-	@$(LOOM) -- --list | grep -q ': test$$' || { echo "loom: no model was found"; exit 1; }
+	@$(LOOM) -- --list | grep ': test$$' >/dev/null || { echo "loom: no model was found"; exit 1; }
 	@$(LOOM)

@@ -59,7 +59,7 @@ fn the_word_may_be_freed_when_cancelled_or_synced() {
 
 /// `BELL_SYNC` while a second thread begins deliveries of its own: a stream of them, of which one is always under way.
 /// Asked as often as a delivery ends, `is_over` must have said yes by then, and not before the first one's end.
-/// Mutants killed: `is_over` after one turn, or only when idle; `turn` that does not look whether the other count is 0.
+/// Mutants killed: `is_over` only when idle; `turn` that does not look whether the other count is 0.
 #[test]
 fn a_stream_of_deliveries_does_not_keep_the_waiter() {
     explore(5, || {
@@ -104,5 +104,40 @@ fn a_stream_of_deliveries_does_not_keep_the_waiter() {
         assert!(over || shared.lock().0.is_over(ticket.unwrap()), "starved");
         let _ = shared.lock().0.end(running);
         assert!(shared.lock().0.is_idle());
+    });
+}
+
+/// Somebody waits already, so that deliveries of both counts are under way when the ticket is taken.
+/// Mutants killed: `is_over` after one turn.
+#[test]
+fn beside_an_older_waiter_both_counts_are_waited_for() {
+    explore(8, || {
+        let shared = Arc::new(Mutex::new((Deliveries::default(), [false; 2])));
+        let mut st = shared.lock();
+        let first = st.0.begin();
+        let mut older = st.0.ticket();
+        let second = st.0.begin();
+        drop(st);
+        let enders = [first, second].into_iter().enumerate().map(|(which, token)| {
+            let s = shared.clone();
+            thread::spawn(move || {
+                let mut st = s.lock();
+                st.1[which] = true;
+                let _ = st.0.end(token);
+            })
+        });
+        let enders: Vec<_> = enders.collect();
+        let mut newer = shared.lock().0.ticket();
+        for _ in 0..3 {
+            let mut st = shared.lock();
+            older.take_if(|ticket| st.0.is_over(*ticket));
+            newer.take_if(|ticket| st.0.is_over(*ticket));
+            assert!(older.is_some() || st.1[0], "the older waiter's delivery was still under way");
+            assert!(newer.is_some() || st.1 == [true; 2], "a delivery was still under way");
+        }
+        enders.into_iter().for_each(|t| t.join().unwrap());
+        let mut st = shared.lock();
+        assert!(older.is_none_or(|ticket| st.0.is_over(ticket)));
+        assert!(newer.is_none_or(|ticket| st.0.is_over(ticket)));
     });
 }

@@ -72,49 +72,80 @@ fn a_waiter_makes_way_for_poll_and_drives_again() {
     });
 }
 
-/// The waiter sleeps on its word or, because it leads, in the kernel.
+/// The waiter sleeps on its word or, because it leads, in the kernel; the other one goes on waiting.
 /// Mutants killed: `unregister` that does not rouse the waiter that leads, or does not tell the slot.
 #[test]
 fn unregistering_ends_the_wait() {
-    explore(4, || {
+    explore(3, || {
         let m = manager(1);
         let (a, b) = (slot(&m), slot(&m));
-        let waiters = [a, b].map(|handle| {
+        let cancelled = {
             let m = m.clone();
-            thread::spawn(move || assert!(matches!(wait(&m, handle), Err(Error::CANCELLED | Error::STALE))))
-        });
+            thread::spawn(move || assert!(matches!(wait(&m, a), Err(Error::CANCELLED | Error::STALE))))
+        };
+        let other = {
+            let m = m.clone();
+            thread::spawn(move || assert_eq!(wait(&m, b), USER))
+        };
         assert_eq!(m.unregister(a, false), Ok(BELL_CANCELLED as i32));
-        assert_eq!(m.unregister(b, false), Ok(BELL_CANCELLED as i32));
-        waiters.into_iter().for_each(|w| w.join().unwrap());
+        cancelled.join().unwrap();
+        m.post(b, 1).unwrap();
+        other.join().unwrap();
     });
 }
 
-/// The registration gets another slot while somebody waits for its old one, which gets another owner.
-/// Mutants killed: `retarget` or `rearm` that does not rouse the waiter that leads, or does not tell the old slot; `look_at_slot`
-/// that does not ask whose word it is.
+/// The same when the registration gets another slot, once by each of the two ways.
+/// Mutants killed: `State::unbind` that does not rouse the waiter that leads, or does not tell the old slot.
 #[test]
-fn another_slot_ends_the_wait_for_the_old_one() {
+fn another_slot_ends_the_wait() {
     for rearm in [false, true] {
-        explore(4, move || {
+        explore(3, move || {
             let m = manager(1);
-            let a = slot(&m);
-            let waiter = {
+            let (a, b) = (slot(&m), slot(&m));
+            let moved = {
                 let m = m.clone();
-                thread::spawn(move || assert!(matches!(wait(&m, a), Err(Error::CANCELLED) | USER)))
+                thread::spawn(move || wait(&m, a))
             };
+            let other = {
+                let m = m.clone();
+                thread::spawn(move || assert_eq!(wait(&m, b), USER))
+            };
+            let both_wait = m.stats(0).unwrap().waiters == 2;
             if rearm {
                 m.rearm(a, Some(Spec::Slot), NEVER).unwrap();
             } else {
                 m.retarget(a, Spec::Slot).unwrap();
             }
-            let b = slot(&m);
+            if both_wait {
+                assert_eq!(moved.join().unwrap(), Err(Error::CANCELLED));
+            } else {
+                m.post(a, 1).unwrap(); // it may not have begun, and waits for the new slot
+                assert!(matches!(moved.join().unwrap(), Err(Error::CANCELLED) | USER));
+            }
             m.post(b, 1).unwrap();
-            assert_eq!(wait(&m, b), USER);
-            // If it had not begun to wait before, it waits for the new slot.
-            m.post(a, 1).unwrap();
-            waiter.join().unwrap();
+            other.join().unwrap();
         });
     }
+}
+
+/// The old slot gets another owner while somebody is about to look at it.
+/// Mutants killed: `look_at_slot` that does not ask whose word it is.
+#[test]
+fn nobody_takes_the_news_of_another() {
+    explore(4, || {
+        let m = manager(1);
+        let a = slot(&m);
+        let waiter = {
+            let m = m.clone();
+            thread::spawn(move || assert!(matches!(wait(&m, a), Err(Error::CANCELLED) | USER)))
+        };
+        m.retarget(a, Spec::Slot).unwrap();
+        let b = slot(&m);
+        m.post(b, 1).unwrap();
+        assert_eq!(wait(&m, b), USER);
+        m.post(a, 1).unwrap();
+        waiter.join().unwrap();
+    });
 }
 
 /// Mutants killed: `close` that does not pop the followers, or does not wake the driver; `wait` that does not look at `closing`.
