@@ -96,7 +96,8 @@ fn while_it_closes_nothing_is_registered() {
     });
 }
 
-/// Mutants killed: `acquire` that takes the fd from another shard, or in two steps; `set_head` that keeps the owner.
+/// Mutants killed: `acquire` that takes the fd from another shard, or in two steps; `set_head` that keeps the
+/// owner; `acquire_exclusive` that takes the fd from a shard.
 #[test]
 fn two_shards_do_not_own_one_fd() {
     explore(4, || {
@@ -117,7 +118,7 @@ fn two_shards_do_not_own_one_fd() {
     });
 }
 
-/// Mutants killed: `acquire_exclusive` that takes the fd from a shard, or stores its count; `release_exclusive` that keeps the
+/// Mutants killed: `acquire_exclusive` that stores the count, or does not look at CLOSING; `release_exclusive` that keeps the
 /// owner, or forgets CLOSING.
 #[test]
 fn exclusive_registrations_are_counted() {

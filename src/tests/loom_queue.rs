@@ -132,7 +132,7 @@ fn news_is_delivered_or_cancelled_but_not_both() {
 }
 
 /// A waiter that leads sleeps elsewhere. Either its look, after `set_led`, finds the news, or the push says whom to wake.
-/// Mutants killed: a push that does not ask for `led`, or asks before it has linked; a look before `set_led`.
+/// Mutants killed: a push that does not ask for `led`, or asks before it has linked.
 #[test]
 fn a_leading_waiter_sees_the_news_or_is_woken() {
     explore(8, || {

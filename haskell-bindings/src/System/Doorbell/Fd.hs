@@ -1,0 +1,202 @@
+-- | File descriptors that are registered once, edge-triggered: a wait is a 'takeMVar', without a system call, a
+-- registration or a closure. For connections that are waited for often.
+--
+-- The price is a rule: __wait only after EAGAIN__. What was ready before and was not read to the end is not told again.
+--
+-- > readSome :: Watched -> Ptr Word8 -> Int -> IO Int
+-- > readSome w p n = do
+-- >   r <- c_read (watchedFd w) p n
+-- >   if r < 0 then waitRead w >> readSome w p n else pure r    -- r < 0: EAGAIN
+--
+-- The fd must be non-blocking. 'unwatch' it before it is closed, or close it by 'closeWatched' or
+-- 'System.Doorbell.Conc.closeFdWith'. A watched fd does not survive 'System.Posix.Process.forkProcess': the child must
+-- watch it anew.
+module System.Doorbell.Fd
+  ( Watched, watchedFd, watch, unwatch, closeWatched, withWatched
+    -- * Waiting
+  , waitRead, waitWrite, passRead, passWrite
+    -- * Reading and writing
+  , recvBuf, sendBuf
+  ) where
+
+import Control.Concurrent.MVar
+import Control.Exception
+import Control.Monad
+import Data.Bits
+import Data.Int (Int32)
+import Data.IORef
+import Data.Word (Word32, Word64, Word8)
+import Foreign.C.Error (eAGAIN, eINTR, eWOULDBLOCK, getErrno, throwErrno)
+import Foreign.C.Types (CInt (..), CSize (..))
+import Foreign.Ptr (Ptr)
+import System.Posix.Types (CSsize (..), Fd (..))
+import System.Doorbell.Conc (closeFdWith)
+import System.Doorbell.Internal
+import System.Doorbell.Internal.Counter
+import System.Doorbell.Internal.Raw hiding (Handle)
+
+-- | An fd that is being watched, in both directions.
+data Watched = Watched
+  { watchedFd :: !Fd   -- ^ The fd.
+  , wManager :: !Manager
+  , wLock :: !(MVar ())                -- for moving and ending
+  , wState :: !(IORef (Maybe Now))     -- Nothing: ended
+  , wShard :: !Counter
+  , wAway :: !Counter
+  , wEnded :: !Counter                 -- 0, or 1 and both latches stay full
+  , wReading :: !Latch
+  , wWriting :: !Latch
+  }
+
+-- | The registration of the moment.
+data Now = Now !Place !Word64
+
+-- | Full: there may be something. The second counts those who went to sleep since the last news, the third those whom
+-- that news has still to wake: each that wakes wakes the next.
+data Latch = Latch !(MVar ()) !Counter !Counter
+
+newLatch :: IO Latch
+newLatch = Latch <$> newEmptyMVar <*> newCounter 0 <*> newCounter 0
+
+ring :: Latch -> IO ()
+ring (Latch v waiting more) = do
+  n <- swapCounter waiting 0
+  writeCounter more (n - 1)
+  void (tryPutMVar v ())
+
+-- | Registers an fd with the default manager. Both directions count as ready until a wait has found out. Throws EBADF, EPERM for a regular
+-- file, and unsupported on systems without edge-triggered polling. Does not block.
+watch :: Fd -> IO Watched
+watch fd = mask_ $ do
+  reading <- newLatch
+  writing <- newLatch
+  (e, made) <- withCurrent $ \m -> do
+    w <- Watched fd m <$> newMVar () <*> newIORef Nothing <*> newCounter 0 <*> newCounter 0 <*> newCounter 0
+           <*> pure reading <*> pure writing
+    shard <- currentShard m
+    r <- enter w shard
+    pure (r, w)
+  when (e < 0) $ throwBell "watch" e
+  pure made
+
+-- | Runs an action with a watched fd.
+withWatched :: Fd -> (Watched -> IO a) -> IO a
+withWatched fd = bracket (watch fd) unwatch
+
+enter :: Watched -> Int -> IO Int32
+enter w shard = do
+  let m = wManager w
+  generation <- freshGeneration m shard
+  place <- newCell m shard (Many generation (news w))
+  h <- registerFdPoll (mBell m) (fromIntegral (watchedFd w)) (read_ .|. write_) edge 0 (fromIntegral shard)
+         (userDataOf place generation)
+  if h < 0 then freeCell m place >> pure (fromIntegral h) else do
+    writeIORef (wState w) (Just (Now place (fromIntegral h)))
+    writeCounter (wShard w) shard
+    pure 0
+
+leave :: Watched -> IO ()
+leave w = do
+  now <- readIORef (wState w)
+  forM_ now $ \(Now place h) -> do
+    writeIORef (wState w) Nothing
+    void $ bell_unregister (mBell (wManager w)) h 0
+    freeCell (wManager w) place
+
+news :: Watched -> Word32 -> Int32 -> IO ()
+news w ready _ = do
+  when (ready .&. closed_ /= 0) $ writeCounter (wEnded w) 1
+  when (ready .&. (read_ .|. rdhup .|. both) /= 0) $ ring (wReading w)
+  when (ready .&. (write_ .|. both) /= 0) $ ring (wWriting w)
+  where both = hup .|. err .|. closed_
+
+-- | Ends the watching. Those who wait, now or later, get EBADF. The fd stays open. Doing it twice does nothing.
+unwatch :: Watched -> IO ()
+unwatch w = mask_ $ do
+  withMVar (wLock w) $ \() -> leave w
+  end w
+
+end :: Watched -> IO ()
+end w = do
+  writeCounter (wEnded w) 1
+  ring (wReading w)
+  ring (wWriting w)
+
+-- | 'closeFdWith', and 'unwatch'.
+closeWatched :: (Fd -> IO ()) -> Watched -> IO ()
+closeWatched close w = closeFdWith close (watchedFd w) `finally` unwatch w
+
+-- | Waits until the fd may be readable. May return when it is not: try, and wait again. Several threads may wait: each is woken by
+-- news that comes while it waits, but who stops reading before EAGAIN must call 'passRead'. Throws EBADF when
+-- the fd was closed or is not watched any more. Blocks only the calling thread; 24 bytes and no system call.
+waitRead :: Watched -> IO ()
+waitRead w = wait w (wReading w)
+
+-- | The same for writing.
+waitWrite :: Watched -> IO ()
+waitWrite w = wait w (wWriting w)
+
+-- | Says that there is more to read than the caller wants, so that another thread that waits (or will) goes on.
+passRead :: Watched -> IO ()
+passRead w = let Latch v _ _ = wReading w in void (tryPutMVar v ())
+
+-- | The same for writing.
+passWrite :: Watched -> IO ()
+passWrite w = let Latch v _ _ = wWriting w in void (tryPutMVar v ())
+
+wait :: Watched -> Latch -> IO ()
+wait w (Latch v waiting more) = do
+  there <- tryTakeMVar v
+  case there of
+    Just () -> pure ()
+    Nothing -> do
+      shard <- currentShard (wManager w)
+      at <- readCounter (wShard w)
+      when (shard /= at) $ move w shard
+      _ <- addCounter waiting 1
+      -- Who was woken must wake the next before it can be killed.
+      mask_ $ do
+        takeMVar v
+        left <- addCounter more (-1)
+        when (left > 0) $ void (tryPutMVar v ())
+  ended <- readCounter (wEnded w)
+  when (ended /= 0) $ do
+    _ <- tryPutMVar v ()
+    throwIO (badFd "waitRead")
+
+-- | After three waits from another capability the registration comes along. The new one tells what is ready now, so
+-- nothing is lost with the old one.
+move :: Watched -> Int -> IO ()
+move w shard = do
+  n <- addCounter (wAway w) 1
+  when (n >= 2) $ mask_ $ withMVar (wLock w) $ \() -> do
+    writeCounter (wAway w) 0
+    now <- readIORef (wState w)
+    when (maybe False (const True) now) $ do
+      leave w
+      e <- enter w shard
+      when (e < 0) $ end w
+
+foreign import ccall unsafe "recv" c_recv :: CInt -> Ptr Word8 -> CSize -> CInt -> IO CSsize
+foreign import ccall unsafe "send" c_send :: CInt -> Ptr Word8 -> CSize -> CInt -> IO CSsize
+
+-- | Receives up to so many bytes from a socket, waiting if there are none; 0 at the end of the stream. For an fd of the
+-- @network@ package: @withFdSocket s (watch . Fd)@. Errors as @recv(2)@, and EBADF as 'waitRead'.
+recvBuf :: Watched -> Ptr Word8 -> Int -> IO Int
+recvBuf w p n = transfer "recvBuf" (waitRead w) (c_recv (fromIntegral (watchedFd w)) p (fromIntegral n) 0)
+
+-- | Sends up to so many bytes on a socket, waiting if there is no room; says how many it sent. No SIGPIPE. Errors as @send(2)@,
+-- and EBADF as 'waitWrite'.
+sendBuf :: Watched -> Ptr Word8 -> Int -> IO Int
+sendBuf w p n = transfer "sendBuf" (waitWrite w) (c_send (fromIntegral (watchedFd w)) p (fromIntegral n) 0x4000)
+
+transfer :: String -> IO () -> IO CSsize -> IO Int
+transfer name block try_ = go
+  where
+    go = do
+      r <- try_
+      if r >= 0 then pure (fromIntegral r) else do
+        e <- getErrno
+        if e == eAGAIN || e == eWOULDBLOCK then block >> go
+        else if e == eINTR then go
+        else throwErrno name

@@ -1,0 +1,546 @@
+{-# LANGUAGE MagicHash #-}
+{-# LANGUAGE UnboxedTuples #-}
+-- | What the public modules share: managers, dispatchers, and who is told what. May change in any version.
+--
+-- A manager has a shard for each capability and, for each shard that was ever used, a dispatcher: a Haskell thread
+-- pinned to the capability that calls @bell_poll@. News names a /cell/ in its user data:
+--
+-- > 63      32 | 31    24 | 23    0
+-- > generation | table    | index
+--
+-- A one-shot ends either by its news or by a @bell_unregister@ that answers @CANCELLED@, never both. Whoever ends it
+-- frees the cell, so no news can meet a cell of somebody else. Registrations that deliver more than once may have news
+-- in a dispatcher's hands while they are unregistered: their cells carry a generation.
+--
+-- An fd that is waited for gets one ONESHOT registration for each direction, kept and armed again by each wait:
+--
+-- > waiter:      add itself to the list; arm; sleep
+-- > dispatcher:  on news, take the whole list; wake all
+--
+-- Arming looks at the fd, so whoever is in the list before it arms is woken by the news of that arming or of one
+-- before. A waiter that is killed leaves the list; what it armed rings for an empty list, or for others.
+module System.Doorbell.Internal
+  ( -- * Managers
+    Manager (..), newManager, closeManager, defaultManager, withCurrent, currentShard
+    -- * Waiting for an fd once
+  , Direction (..), Waiter (..), waitFor, startWait, cancelWait, closeFdThrough
+    -- * Cells
+  , Cell (..), Place (..), newCell, freeCell, userDataOf, freshGeneration
+    -- * Timeouts
+  , Timer (..), startTimer, cancelTimer, deadlineAfter
+    -- * Errors
+  , throwBell, badFd
+  ) where
+
+import Control.Concurrent (forkOn, getNumCapabilities, rtsSupportsBoundThreads, yield)
+import Control.Concurrent.MVar
+import Control.Exception hiding (handle)
+import Control.Monad
+import Data.Array (Array, listArray, (!), elems)
+import Data.Bits
+import Data.Int (Int32, Int64)
+import Data.IORef
+import Data.Word (Word32, Word64)
+import Foreign.C.Error (Errno (..), eBADF, errnoToIOError)
+import Foreign.C.String (peekCString)
+import Foreign.Marshal.Alloc (alloca, free, mallocBytes)
+import Foreign.Ptr (Ptr, nullPtr, plusPtr)
+import Foreign.Storable (peek)
+import qualified GHC.Conc as Conc
+import GHC.Exts (Int (..), myThreadId#, threadStatus#)
+import GHC.IO (IO (..))
+import System.IO.Error (mkIOError, userErrorType, ioeSetErrorString)
+import System.IO.Unsafe (unsafePerformIO)
+import System.Posix.Types (Fd (..))
+import System.Doorbell.Internal.Buckets
+import System.Doorbell.Internal.Counter
+import System.Doorbell.Internal.Raw
+
+-- | What to do with the news of a registration.
+data Cell
+  = Empty
+  | -- | One-shot, filled at its end.
+    FillUnit !(MVar ())
+  | FillTrue !(Conc.TVar Bool)
+  | -- | One-shot: the action forks, or does something as short; it must not block or throw.
+    Run (IO ())
+  | -- | One-shot: gets the ready bits and the status.
+    Once (Word32 -> Int32 -> IO ())
+  | -- | As long as it is registered: the same, if the generation is right.
+    Many !Word64 (Word32 -> Int32 -> IO ())
+  | -- | A direction of an fd that is waited for.
+    Waited !Entry !Direction
+
+-- | Cells, and which of them are free.
+data Table = Table
+  { tCells :: !(Buckets Cell)
+  , tFree :: !(IORef [Int])
+  , tFresh :: !Counter
+  , tGeneration :: !Counter
+  }
+
+-- | Where a cell is: table, index.
+data Place = Place !Int !Int
+
+-- | Who is to be told that an fd is ready: 0, or a negative error.
+data Waiter
+  = WaitMVar !(MVar Int32)
+  | -- | Nothing: not yet.
+    WaitTVar !(Conc.TVar (Maybe Int32))
+
+instance Eq Waiter where
+  WaitMVar a == WaitMVar b = a == b
+  WaitTVar a == WaitTVar b = a == b
+  _ == _ = False
+
+-- | What is waited for.
+data Direction = Reading | Writing
+  deriving (Eq, Show)
+
+-- | One direction of an fd. The handle and the generation are changed under the lock of its entry.
+data Side = Side
+  { sWaiters :: !(IORef [Waiter])
+  , sHandle :: !Counter
+  , sGeneration :: !Counter
+  , sPlace :: !Place
+  }
+
+-- | An fd number that was waited for. Kept until the manager ends.
+data Entry
+  = NoEntry
+  | Entry
+      { eFd :: !Int32
+      , eLock :: !(MVar ())
+      , eShard :: !Counter     -- ^ where the registrations are
+      , eAway :: !Counter      -- ^ waits in a row from other shards
+      , eReading :: !Side
+      , eWriting :: !Side
+      }
+
+-- | An event manager: a @bell_t@ with its dispatchers.
+data Manager = Manager
+  { mBell :: !BellPtr
+  , mShards :: !Int
+  , mTables :: !(Array Int Table)
+  , mEntries :: !(Buckets Entry)
+  , mStarted :: !(Array Int Counter)
+  , mDispatchers :: !(MVar [MVar ()])   -- ^ filled when they end
+  , mStop :: !Counter
+  }
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Errors
+
+-- | What GHC throws when an fd was closed behind a waiter.
+badFd :: String -> IOException
+badFd location = errnoToIOError location eBADF Nothing Nothing
+
+bellError :: String -> Int32 -> IO IOException
+bellError location e
+  | e == e_CLOSED = pure (badFd location)
+  | e > -4096 = pure (errnoToIOError location (Errno (fromIntegral (negate e))) Nothing Nothing)
+  | otherwise = do
+      text <- bell_strerror e >>= peekCString
+      pure (ioeSetErrorString (mkIOError userErrorType location Nothing Nothing) text)
+
+-- | Throws a negative result as an 'IOException' with the type that GHC gives that errno.
+throwBell :: String -> Int32 -> IO a
+throwBell location e = bellError location e >>= throwIO
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Cells
+
+newTable :: IO Table
+newTable = Table <$> newBuckets Empty <*> newIORef [] <*> newCounter 0 <*> newCounter 1
+
+-- | Puts something in a free cell.
+newCell :: Manager -> Int -> Cell -> IO Place
+newCell m number cell = do
+  let t = mTables m ! number
+  reused <- atomicModifyIORef' (tFree t) $ \l -> case l of
+    [] -> ([], -1)
+    i : rest -> (rest, i)
+  i <- if reused >= 0 then pure reused else do
+    fresh <- addCounter (tFresh t) 1
+    when (fresh >= limit) $ addCounter (tFresh t) (-1) >> throwBell "newCell" (-12)
+    ensureBucket (tCells t) fresh
+    pure fresh
+  writeBuckets (tCells t) i cell
+  pure (Place number i)
+
+-- | Gives it back. Exactly once.
+freeCell :: Manager -> Place -> IO ()
+freeCell m (Place number i) = do
+  let t = mTables m ! number
+  writeBuckets (tCells t) i Empty
+  atomicModifyIORef' (tFree t) (\l -> (i : l, ()))
+
+-- | For a cell that 'Many' uses: not 0, which one-shots have, nor that of another registration with the same index.
+freshGeneration :: Manager -> Int -> IO Word64
+freshGeneration m number = do
+  n <- addCounter (tGeneration (mTables m ! number)) 1
+  pure (fromIntegral n `rem` 0xffffffff + 1)
+
+-- | What to register with.
+userDataOf :: Place -> Word64 -> Word64
+userDataOf (Place number i) generation =
+  generation `unsafeShiftL` 32 .|. fromIntegral number `unsafeShiftL` 24 .|. fromIntegral i
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Managers
+
+-- | A manager of its own. Its dispatchers start when they are needed. Ends by 'closeManager' only.
+newManager :: IO Manager
+newManager = mask_ $ do
+  checkLayout
+  capabilities <- getNumCapabilities
+  processors <- Conc.getNumProcessors
+  -- Shards cost two fds each, and cannot be added later; setNumCapabilities seldom goes beyond the processors.
+  let n = if rtsSupportsBoundThreads then min 254 (max capabilities (min 64 processors)) else 1
+      each make = listArray (0, n - 1) <$> replicateM n make
+  made <- createShards (fromIntegral n)
+  bell <- either (throwBell "newManager") pure made
+  Manager bell n <$> each newTable <*> newBuckets NoEntry <*> each (newCounter 0) <*> newMVar [] <*> newCounter 0
+
+theDefault :: IORef Manager
+theDefault = unsafePerformIO (newManager >>= newIORef)
+{-# NOINLINE theDefault #-}
+
+-- | The manager of the process. Made when it is first asked for.
+defaultManager :: IO Manager
+defaultManager = readIORef theDefault
+
+-- | In a forked child the manager of the parent is of no use: makes a new one. Its waiters do not exist here.
+afterFork :: Manager -> IO ()
+afterFork old = mask_ $ do
+  new <- newManager
+  mine <- atomicModifyIORef' theDefault $ \now -> if mBell now == mBell old then (new, True) else (now, False)
+  void $ bell_destroy (mBell (if mine then old else new)) force
+
+-- | Runs an action on the default manager; once more if the process was forked. The action gives a result below 0 for
+-- an error.
+withCurrent :: (Integral e) => (Manager -> IO (e, a)) -> IO (e, a)
+withCurrent action = do
+  m <- defaultManager
+  result@(e, _) <- action m
+  if e == fromIntegral e_FORKED then afterFork m >> withCurrent action else pure result
+{-# INLINE withCurrent #-}
+
+-- | The shard of the caller's capability, with a dispatcher.
+currentShard :: Manager -> IO Int
+currentShard m = do
+  capability <- IO $ \s -> case myThreadId# s of
+    (# s1, t #) -> case threadStatus# t s1 of (# s2, _, c, _ #) -> (# s2, I# c #)
+  let shard = if capability < mShards m then capability else capability `rem` mShards m
+  started <- readCounter (mStarted m ! shard)
+  when (started == 0) $ startDispatcher m shard
+  pure shard
+{-# INLINE currentShard #-}
+
+startDispatcher :: Manager -> Int -> IO ()
+startDispatcher m shard = mask_ $ do
+  before <- swapCounter (mStarted m ! shard) 1
+  stop <- readCounter (mStop m)
+  when (before == 0 && stop == 0) $ do
+    done <- newEmptyMVar
+    let run = (if rtsSupportsBoundThreads then dispatch else dispatchNested) m shard
+    -- First in the list, so that closeManager waits for it.
+    modifyMVarMasked_ (mDispatchers m) (pure . (done :))
+    thread <- forkOn shard (run `finally` putMVar done ())
+    Conc.labelThread thread ("doorbell dispatcher " ++ show shard)
+
+batch :: Int
+batch = 256
+
+-- | Drives a shard until the manager ends. Polls, lets others run, polls again, and only then sleeps in the kernel. When
+-- letting others run took long there are CPU-bound threads, and being in the run queue costs a time slice more than
+-- being in the kernel: then it sleeps at once for a while.
+dispatch :: Manager -> Int -> IO ()
+dispatch m shard = mask_ $ bracket (mallocBytes (batch * eventSize)) free (go (0 :: Int))
+  where
+    now = bell_now 0
+    look events = bell_poll_now (mBell m) (fromIntegral shard) events (fromIntegral batch) 0
+    -- A turn may swallow the wake of closeManager, so the flag is read after each.
+    stopped = (/= 0) <$> readCounter (mStop m)
+    go eager events = do
+      n <- look events
+      stop <- stopped
+      if stop then pure ()
+      else if n > 0 then deliver m events (fromIntegral n) >> go eager events
+      else if n < 0 && n /= eINTR_ then pure ()
+      else if eager > 0 then sleep (eager - 1) events
+      else do
+        before <- now
+        yield
+        after <- now
+        let eager' = if after - before > 1000000 then 64 else 0
+        n2 <- look events
+        stop2 <- stopped
+        if stop2 then pure ()
+        else if n2 > 0 then deliver m events (fromIntegral n2) >> go eager' events else sleep eager' events
+    sleep eager events = do
+      n <- bell_poll_wait (mBell m) (fromIntegral shard) events (fromIntegral batch) never
+      when (n > 0) $ deliver m events (fromIntegral n)
+      when (n >= 0 || n == eINTR_) $ go eager events
+
+-- | The non-threaded runtime must not block in a call: its own manager watches the shard's fd.
+dispatchNested :: Manager -> Int -> IO ()
+dispatchNested m shard = mask_ $ bracket (mallocBytes (batch * eventSize)) free $ \events -> do
+  fd <- bell_pollable_fd (mBell m) (fromIntegral shard)
+  when (fd < 0) $ throwBell "bell_pollable_fd" fd
+  let go = do
+        stop <- readCounter (mStop m)
+        when (stop == 0) $ do
+          Conc.threadWaitRead (Fd (fromIntegral fd))
+          drain
+      drain = do
+        n <- bell_poll_now (mBell m) (fromIntegral shard) events (fromIntegral batch) 0
+        if n > 0 then deliver m events (fromIntegral n) >> drain
+        -- This runtime puts threads that were woken by an fd before all others.
+        else when (n == 0 || n == eINTR_) $ yield >> go
+  go
+
+deliver :: Manager -> Ptr () -> Int -> IO ()
+deliver m events n = go 0
+  where
+    go i | i == n = pure ()
+    go i = do
+      let p = events `plusPtr` (i * eventSize)
+      user <- peekUserData p
+      ready <- peekReady p
+      status <- peekStatus p
+      let index = fromIntegral (user .&. 0xffffff) :: Int
+          number = fromIntegral (user `unsafeShiftR` 24 .&. 0xff) :: Int
+          generation = user `unsafeShiftR` 32
+          place = Place number index
+      cell <- readBuckets (tCells (mTables m ! number)) index
+      case cell of
+        Empty -> pure ()
+        Many g f -> when (g == generation) $ f ready status
+        Waited entry direction -> do
+          let side = sideOf direction entry
+          g <- readCounter (sGeneration side)
+          when (fromIntegral g == generation) $
+            if ready .&. closed_ /= 0 then revive m entry direction g
+            else wakeAll side (if ready .&. err /= 0 && status < 0 then status else 0)
+        -- Old news of a 'Many' that had this place before.
+        _ | generation /= 0 -> pure ()
+        FillUnit v -> freeCell m place >> void (tryPutMVar v ())
+        FillTrue v -> freeCell m place >> Conc.atomically (Conc.writeTVar v True)
+        Run action -> freeCell m place >> action
+        Once f -> freeCell m place >> f ready status
+      go (i + 1)
+
+wakeAll :: Side -> Int32 -> IO ()
+wakeAll side status = takeAll side >>= mapM_ (wake status)
+
+-- | In order of arrival.
+takeAll :: Side -> IO [Waiter]
+takeAll side = reverse <$> atomicModifyIORef' (sWaiters side) (\l -> ([], l))
+
+wake :: Int32 -> Waiter -> IO ()
+wake status (WaitMVar v) = void (tryPutMVar v status)
+wake status (WaitTVar v) = Conc.atomically (Conc.writeTVar v (Just status))
+
+-- | Stops the dispatchers, tells whoever still waits that the fd is closed, and frees the manager. Waits for the
+-- dispatchers. The default manager must not be closed.
+closeManager :: Manager -> IO ()
+closeManager m = mask_ $ do
+  before <- swapCounter (mStop m) 1
+  when (before == 0) $ do
+    forM_ [0 .. mShards m - 1] $ \s -> bell_wake (mBell m) (fromIntegral s)
+    running <- takeMVar (mDispatchers m)
+    uninterruptibleMask_ $ mapM_ readMVar running
+    putMVar (mDispatchers m) []
+    void $ bell_destroy (mBell m) force
+    forM_ (elems (mTables m)) $ \t -> do
+      used <- readCounter (tFresh t)
+      forM_ [0 .. used - 1] $ \i -> do
+        cell <- readBuckets (tCells t) i
+        case cell of
+          Once f -> f closed_ 0
+          Many _ f -> f closed_ 0
+          Waited entry direction -> wakeAll (sideOf direction entry) eBADF_
+          -- Timeouts of a manager that ended never come.
+          _ -> pure ()
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Waiting for an fd once
+
+entryOf :: Manager -> Int32 -> IO Entry
+entryOf m fd = do
+  let number = fromIntegral fd
+  found <- readBuckets (mEntries m) number
+  case found of
+    Entry {} -> pure found
+    NoEntry -> do
+      ensureBucket (mEntries m) number
+      modifyMVar (mDispatchers m) $ \l -> do
+        again <- readBuckets (mEntries m) number
+        entry <- case again of
+          Entry {} -> pure again
+          NoEntry -> do
+            new <- Entry fd <$> newMVar () <*> newCounter (-1) <*> newCounter 0 <*> side <*> side
+            forM_ [Reading, Writing] $ \direction -> case sPlace (sideOf direction new) of
+              Place table i -> writeBuckets (tCells (mTables m ! table)) i (Waited new direction)
+            writeBuckets (mEntries m) number new
+            pure new
+        pure (l, entry)
+  where
+    side = Side <$> newIORef [] <*> newCounter 0 <*> newCounter 0 <*> newCell m 0 Empty
+
+sideOf :: Direction -> Entry -> Side
+sideOf Reading = eReading
+sideOf Writing = eWriting
+{-# INLINE sideOf #-}
+
+-- | Waits with an MVar on the default manager, and throws what GHC's function of that name throws.
+waitFor :: String -> Direction -> Fd -> IO ()
+waitFor location direction fd = mask_ $ do
+  v <- newEmptyMVar
+  let waiter = WaitMVar v
+  (e, side) <- withCurrent $ \m -> startWait m direction fd waiter
+  when (e < 0) $ throwBell location e
+  status <- takeMVar v `onException` cancelWait side waiter
+  when (status < 0) $ throwBell location status
+
+-- | Puts a waiter in the list of an fd and arms. Masked. An error: the waiter is in no list.
+startWait :: Manager -> Direction -> Fd -> Waiter -> IO (Int32, Maybe Side)
+startWait m direction (Fd number) waiter
+  | number < 0 || number >= fromIntegral limit = pure (eBADF_, Nothing)
+  | otherwise = do
+      entry <- entryOf m (fromIntegral number)
+      shard <- currentShard m
+      let side = sideOf direction entry
+      atomicModifyIORef' (sWaiters side) (\l -> (waiter : l, ()))
+      at <- readCounter (eShard entry)
+      away <- if at == shard then pure False else movedAway entry
+      handle <- readCounter (sHandle side)
+      done <- if handle == 0 || away then pure eBADF_ else bell_rearm (mBell m) (fromIntegral handle) nullPtr never
+      if done >= 0 then do
+        when (at == shard) $ writeCounter (eAway entry) 0
+        pure (0, Just side)
+      else do
+        e <- register m entry direction shard handle away `onException` cancelWait (Just side) waiter
+        if e < 0 then cancelWait (Just side) waiter >> pure (e, Nothing) else pure (0, Just side)
+
+-- | Three waits in a row from elsewhere, and nobody else waits: the registrations should come along.
+movedAway :: Entry -> IO Bool
+movedAway entry = do
+  n <- addCounter (eAway entry) 1
+  if n < 2 then pure False else do
+    readers <- readIORef (sWaiters (eReading entry))
+    writers <- readIORef (sWaiters (eWriting entry))
+    pure (length (take 2 readers) + length (take 2 writers) < 2)
+
+-- | The slow half of 'startWait': the fd has no registration for this direction yet, or one of an fd that was closed
+-- behind our back, or it moves to another shard. The @seen@ handle is the one that did not do.
+register :: Manager -> Entry -> Direction -> Int -> Int -> Bool -> IO Int32
+register m entry direction shard seen away = withMVar (eLock entry) $ \() -> do
+  handle <- readCounter (sHandle mine)
+  -- Somebody may have done it meanwhile.
+  again <- if handle /= 0 && handle /= seen then rearm handle else pure eBADF_
+  if again >= 0 then pure again
+  else do
+    first <- if handle == 0 && not away then enter m entry direction shard else pure eBADF_
+    if first >= 0 || first == e_FORKED then pure first else do
+      mapM_ (leave m) [mine, other]
+      result <- enter m entry direction shard
+      waiting <- readIORef (sWaiters other)
+      unless (null waiting) $ do
+        e <- enter m entry opposite shard
+        when (e < 0) $ wakeAll other e
+      when (result >= 0) $ writeCounter (eShard entry) shard >> writeCounter (eAway entry) 0
+      pure result
+  where
+    mine = sideOf direction entry
+    other = sideOf opposite entry
+    opposite = if direction == Reading then Writing else Reading
+    rearm handle = bell_rearm (mBell m) (fromIntegral handle) nullPtr never
+
+-- | Registers a direction, armed. Under the lock of the entry.
+enter :: Manager -> Entry -> Direction -> Int -> IO Int32
+enter m entry direction shard = do
+  let side = sideOf direction entry
+  old <- readCounter (sGeneration side)
+  let generation = (old + 1) .&. 0xffffffff
+  -- First: the news may be there before the handle is.
+  writeCounter (sGeneration side) generation
+  at <- readCounter (eShard entry)
+  h <- registerFdPoll (mBell m) (eFd entry) (if direction == Reading then read_ else write_) oneshot 0
+         (fromIntegral shard) (userDataOf (sPlace side) (fromIntegral generation))
+  if h < 0 then pure (fromIntegral h) else do
+    writeCounter (sHandle side) (fromIntegral h)
+    when (at < 0) $ writeCounter (eShard entry) shard
+    pure 0
+
+-- | Ends the registration of a direction. Under the lock of the entry.
+leave :: Manager -> Side -> IO ()
+leave m side = do
+  handle <- swapCounter (sHandle side) 0
+  when (handle /= 0) $ void $ bell_unregister (mBell m) (fromIntegral handle) 0
+
+-- | The file of a registration is gone. Those who wait may mean a new file with the same number: registers for them
+-- again. If the number is not open, they are told by the error of that.
+revive :: Manager -> Entry -> Direction -> Int -> IO ()
+revive m entry direction generation = withMVar (eLock entry) $ \() -> do
+  let side = sideOf direction entry
+  now <- readCounter (sGeneration side)
+  when (now == generation) $ do
+    leave m side
+    waiting <- readIORef (sWaiters side)
+    unless (null waiting) $ do
+      shard <- readCounter (eShard entry)
+      e <- enter m entry direction (max 0 shard)
+      when (e < 0) $ wakeAll side (if e == e_CLOSED then eBADF_ else e)
+
+-- | Takes a waiter out of its list. It may have been told meanwhile.
+cancelWait :: Maybe Side -> Waiter -> IO ()
+cancelWait Nothing _ = pure ()
+cancelWait (Just side) waiter = atomicModifyIORef' (sWaiters side) (\l -> (filter (/= waiter) l, ()))
+
+-- | Runs an action that closes an fd between @bell_close_begin@ and @bell_close_end@, and tells its waiters.
+closeFdThrough :: Manager -> IO () -> Fd -> IO ()
+closeFdThrough m close (Fd number) = mask_ $ alloca $ \out -> do
+  begun <- bell_close_begin (mBell m) (fromIntegral number) out
+  if begun == e_FORKED then afterFork m >> defaultManager >>= \new -> closeFdThrough new close (Fd number)
+  else if begun == e_CLOSED then throwBell "closeFdWith" eBADF_
+  else if begun < 0 then close   -- a number that cannot be an fd: let the action say so
+  else do
+    ticket <- peek out
+    -- Whoever arms from here on is refused; whoever armed before is in the lists. Taken before the close, because
+    -- after it the number may be that of a new file, with waiters of its own.
+    entry <- readBuckets (mEntries m) (fromIntegral number)
+    waiters <- case entry of
+      NoEntry -> pure []
+      Entry {} -> (++) <$> takeAll (eReading entry) <*> takeAll (eWriting entry)
+    (close `finally` bell_close_end (mBell m) (fromIntegral number) ticket) `finally` mapM_ (wake eBADF_) waiters
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Timeouts
+
+-- | A one-shot timeout.
+data Timer = Timer !Manager !Place !Handle
+
+-- | So many microseconds from now; never overflows.
+deadlineAfter :: Int -> IO Int64
+deadlineAfter us = do
+  now <- bell_now 0
+  let most = (never - 1 - now) `div` 1000
+  pure (if us <= 0 then now else if fromIntegral us >= most then never - 1 else now + fromIntegral us * 1000)
+
+-- | Arms a timeout on the shard of the caller's capability. Masked. The cell must be a one-shot.
+startTimer :: Manager -> Int64 -> Cell -> IO (Int64, Timer)
+startTimer m deadline cell = do
+  shard <- currentShard m
+  place <- newCell m shard cell
+  h <- registerTimeoutPoll (mBell m) (fromIntegral shard) deadline (userDataOf place 0)
+  when (h < 0) $ freeCell m place
+  pure (h, Timer m place (fromIntegral h))
+
+-- | True: it has not fired and will not. False: it has, or is just firing.
+cancelTimer :: Timer -> IO Bool
+cancelTimer (Timer m place handle) = do
+  r <- bell_unregister (mBell m) handle 0
+  if r == cancelled then freeCell m place >> pure True else pure False
+

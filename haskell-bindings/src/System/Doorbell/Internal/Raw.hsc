@@ -1,0 +1,215 @@
+{-# LANGUAGE CApiFFI #-}
+{-# LANGUAGE InterruptibleFFI #-}
+-- | The C functions as @doorbell.h@ has them; the header is their manual. What it marks @[N]@ is imported @unsafe@,
+-- what it marks @[B]@ is imported @safe@, or @interruptible@ where the wait may be long.
+--
+-- Results below 0 are errors; see 'e_CLOSED' and its neighbours. Times are nanoseconds.
+module System.Doorbell.Internal.Raw
+  ( -- * Types
+    Bell, BellPtr, Handle
+    -- * Versions
+  , bell_abi_version, bell_version, bell_strerror, bell_layout, bell_features, checkLayout
+    -- * Time
+  , bell_now, never
+    -- * Life of a manager
+  , createShards, bell_create, bell_destroy, bell_before_fork, bell_after_fork_parent, bell_after_fork_child
+    -- * Driving
+  , bell_poll_now, bell_poll_wait, bell_wake, bell_next_deadline, bell_pollable_fd
+    -- * File descriptors
+  , registerFdPoll, bell_register_fd, bell_modify, bell_rearm, bell_retarget, bell_unregister, bell_unregister_sync
+  , bell_register_fd_batch, bell_rearm_batch, bell_unregister_batch
+  , bell_close_begin, bell_close_end, bell_close_fd
+    -- * Timeouts
+  , registerTimeoutPoll, bell_register_timeout, bell_update_timeout, bell_timeout_get
+    -- * User events
+  , bell_register_user, bell_post
+    -- * Slots and queues
+  , bell_slot_map, bell_slot_consume, bell_slot_wait
+  , bell_queue_create, bell_queue_drain, bell_queue_wait, bell_queue_fd, bell_queue_destroy
+    -- * Looking inside
+  , bell_stats, bell_verify, bell_dump, counter, Counted (..)
+    -- * Events in memory
+  , eventSize, peekUserData, peekReady, peekStatus
+    -- * Numbers
+  , read_, write_, rdhup, hup, err, closed_
+  , edge, oneshot, level, autoRelease, sync, force
+  , cancelled, fired
+  , e_STALE, e_CLOSED, e_FORKED, eBADF_, eINTR_, eINVAL_
+  ) where
+
+import Control.Exception (ErrorCall (..), throwIO)
+import Control.Monad (forM_, when)
+import Data.Int (Int32, Int64)
+import Data.Word (Word32, Word64)
+import Foreign.C.String (CString)
+import Foreign.Marshal.Alloc (alloca, allocaBytes)
+import Foreign.Marshal.Utils (fillBytes)
+import Foreign.Ptr (Ptr, nullPtr)
+import Foreign.Storable (Storable (..))
+
+#include <errno.h>
+#include <doorbell.h>
+
+-- | @bell_t@.
+data Bell
+
+-- | A validated number in the shape of a pointer: never dereferenced.
+type BellPtr = Ptr Bell
+
+-- | @bell_handle@; 0 is none.
+type Handle = Word64
+
+foreign import ccall unsafe bell_abi_version :: IO Word32
+foreign import ccall unsafe bell_version :: IO CString
+foreign import ccall unsafe bell_strerror :: Int32 -> IO CString
+foreign import ccall unsafe bell_layout :: Word32 -> Ptr Word32 -> Ptr Word32 -> IO Int32
+foreign import ccall unsafe bell_features :: Ptr Word64 -> IO Int32
+foreign import ccall unsafe bell_now :: Word32 -> IO Int64
+foreign import ccall unsafe bell_config_init :: Ptr () -> Word32 -> IO Int32
+foreign import ccall safe bell_create :: Ptr () -> Ptr BellPtr -> IO Int32
+foreign import ccall safe bell_destroy :: BellPtr -> Word32 -> IO Int32
+foreign import ccall safe bell_before_fork :: BellPtr -> IO Int32
+foreign import ccall unsafe bell_after_fork_parent :: BellPtr -> IO Int32
+foreign import ccall safe bell_after_fork_child :: BellPtr -> Word32 -> IO Int32
+-- | @bell_poll@, only with timeout 0 and without targets MVAR: it does not block.
+foreign import ccall unsafe "bell_poll" bell_poll_now :: BellPtr -> Word32 -> Ptr () -> Word32 -> Int64 -> IO Int32
+-- | @bell_poll@ that may wait. An asynchronous exception ends the wait.
+foreign import ccall interruptible "bell_poll" bell_poll_wait :: BellPtr -> Word32 -> Ptr () -> Word32 -> Int64 -> IO Int32
+foreign import ccall unsafe bell_wake :: BellPtr -> Word32 -> IO Int32
+foreign import ccall unsafe bell_next_deadline :: BellPtr -> Word32 -> Ptr Int64 -> IO Int32
+foreign import ccall unsafe bell_pollable_fd :: BellPtr -> Word32 -> IO Int32
+foreign import ccall unsafe bell_register_fd :: BellPtr -> Ptr () -> Ptr Handle -> IO Int32
+foreign import ccall unsafe bell_register_fd_batch :: BellPtr -> Ptr () -> Word32 -> Ptr Handle -> Ptr Int32 -> IO Int32
+foreign import ccall unsafe bell_modify :: BellPtr -> Handle -> Word32 -> Word32 -> IO Int32
+foreign import ccall unsafe bell_rearm :: BellPtr -> Handle -> Ptr () -> Int64 -> IO Int32
+foreign import ccall unsafe bell_rearm_batch :: BellPtr -> Ptr Handle -> Word32 -> Ptr Int32 -> IO Int32
+foreign import ccall unsafe bell_retarget :: BellPtr -> Handle -> Ptr () -> IO Int32
+-- | @bell_unregister@ without @BELL_SYNC@.
+foreign import ccall unsafe bell_unregister :: BellPtr -> Handle -> Word32 -> IO Int32
+-- | @bell_unregister@ with @BELL_SYNC@.
+foreign import ccall safe "bell_unregister" bell_unregister_sync :: BellPtr -> Handle -> Word32 -> IO Int32
+foreign import ccall safe bell_unregister_batch :: BellPtr -> Ptr Handle -> Word32 -> Word32 -> Ptr Int32 -> IO Int32
+foreign import ccall safe bell_close_begin :: BellPtr -> Int32 -> Ptr Word64 -> IO Int32
+foreign import ccall unsafe bell_close_end :: BellPtr -> Int32 -> Word64 -> IO Int32
+foreign import ccall safe bell_close_fd :: BellPtr -> Int32 -> IO Int32
+foreign import ccall unsafe bell_slot_map :: BellPtr -> Handle -> Ptr (Ptr ()) -> IO Int32
+foreign import ccall unsafe bell_slot_consume :: BellPtr -> Handle -> Word32 -> IO Int32
+foreign import ccall interruptible bell_slot_wait :: BellPtr -> Handle -> Word32 -> Int64 -> Word32 -> IO Int32
+foreign import ccall unsafe bell_queue_create :: BellPtr -> Word32 -> Ptr () -> Ptr Handle -> IO Int32
+foreign import ccall unsafe bell_queue_drain :: BellPtr -> Handle -> Ptr () -> Word32 -> IO Int32
+foreign import ccall interruptible bell_queue_wait :: BellPtr -> Handle -> Ptr () -> Word32 -> Int64 -> IO Int32
+foreign import ccall unsafe bell_queue_fd :: BellPtr -> Handle -> IO Int32
+foreign import ccall safe bell_queue_destroy :: BellPtr -> Handle -> Word32 -> IO Int32
+foreign import ccall unsafe bell_register_timeout :: BellPtr -> Ptr () -> Ptr Handle -> IO Int32
+foreign import ccall unsafe bell_update_timeout :: BellPtr -> Handle -> Int64 -> IO Int32
+foreign import ccall unsafe bell_timeout_get :: BellPtr -> Handle -> Ptr Int64 -> IO Int32
+foreign import ccall unsafe bell_register_user :: BellPtr -> Word32 -> Ptr () -> Word64 -> Ptr Handle -> IO Int32
+foreign import ccall unsafe bell_post :: BellPtr -> Handle -> Word32 -> IO Int32
+foreign import ccall unsafe bell_stats :: BellPtr -> Word32 -> Ptr () -> IO Int32
+foreign import ccall safe bell_verify :: BellPtr -> IO Int32
+foreign import ccall safe bell_dump :: BellPtr -> Int32 -> IO Int32
+
+-- | @bell_register_fd@ with target POLL: fd, interest, mode, flags, shard, user data. The handle, or an error.
+foreign import ccall unsafe "doorbell_hs_register_fd"
+  registerFdPoll :: BellPtr -> Int32 -> Word32 -> Word32 -> Word32 -> Word32 -> Word64 -> IO Int64
+
+-- | @bell_register_timeout@, one-shot, freeing itself, with target POLL: shard, deadline, user data. The handle, or
+-- an error.
+foreign import ccall unsafe "doorbell_hs_register_timeout"
+  registerTimeoutPoll :: BellPtr -> Word32 -> Int64 -> Word64 -> IO Int64
+
+-- | The deadline that never comes.
+never :: Int64
+never = #{const BELL_NEVER}
+
+-- | Throws 'ErrorCall' if the library that was loaded is not the one that this package was compiled for.
+checkLayout :: IO ()
+checkLayout = do
+  abi <- bell_abi_version
+  when (abi `div` 65536 /= #{const BELL_ABI_MAJOR} || abi `mod` 65536 < #{const BELL_ABI_MINOR}) $
+    throwIO (ErrorCall ("doorbell: the library has binary interface " ++ show (abi `divMod` 65536)))
+  forM_ layouts $ \(struct, wanted) -> alloca $ \size -> do
+    result <- bell_layout struct size nullPtr
+    found <- if result < 0 then pure 0 else peek size
+    when (found /= wanted) $
+      throwIO (ErrorCall ("doorbell: struct " ++ show struct ++ " has " ++ show found ++ " bytes in the library, "
+                          ++ show wanted ++ " here"))
+  where
+    layouts =
+      [ (#{const BELL_LAYOUT_CONFIG}, #{size bell_config})
+      , (#{const BELL_LAYOUT_TARGET}, #{size bell_target})
+      , (#{const BELL_LAYOUT_FD_SPEC}, #{size bell_fd_spec})
+      , (#{const BELL_LAYOUT_TIMEOUT_SPEC}, #{size bell_timeout_spec})
+      , (#{const BELL_LAYOUT_EVENT}, #{size bell_event})
+      , (#{const BELL_LAYOUT_SLOT}, #{size bell_slot})
+      , (#{const BELL_LAYOUT_COUNTERS}, #{size bell_counters})
+      , (#{const BELL_LAYOUT_GHC_OPS}, #{size bell_ghc_ops}) ]
+
+-- | A manager with so many shards, all driven by the caller. An error as a negative number.
+createShards :: Word32 -> IO (Either Int32 BellPtr)
+createShards n = allocaBytes #{size bell_config} $ \config -> alloca $ \out -> do
+  fillBytes config 0 #{size bell_config}
+  started <- bell_config_init config #{size bell_config}
+  if started < 0 then pure (Left started) else do
+    #{poke bell_config, shards} config n
+    result <- bell_create config out
+    if result < 0 then pure (Left result) else Right <$> peek out
+
+-- | One of the numbers of @bell_stats@.
+data Counted = Fds | Timeouts | KernelWaits | CtlCalls | Events | StaleDropped | Ghosts
+  deriving (Eq, Show)
+
+-- | One counter of all shards together.
+counter :: BellPtr -> Counted -> IO Word64
+counter bell which = allocaBytes #{size bell_counters} $ \p -> do
+  fillBytes p 0 #{size bell_counters}
+  #{poke bell_counters, size} p (#{size bell_counters} :: Word32)
+  result <- bell_stats bell #{const BELL_SHARD_ANY} p
+  when (result < 0) $ throwIO (ErrorCall ("bell_stats: " ++ show result))
+  case which of
+    Fds -> #{peek bell_counters, fds} p
+    Timeouts -> #{peek bell_counters, timeouts} p
+    KernelWaits -> #{peek bell_counters, kernel_waits} p
+    CtlCalls -> #{peek bell_counters, ctl_calls} p
+    Events -> #{peek bell_counters, events} p
+    StaleDropped -> #{peek bell_counters, stale_dropped} p
+    Ghosts -> #{peek bell_counters, ghosts} p
+
+-- | Bytes of a @bell_event@.
+eventSize :: Int
+eventSize = #{size bell_event}
+
+peekUserData :: Ptr () -> IO Word64
+peekUserData = #{peek bell_event, user_data}
+
+peekReady :: Ptr () -> IO Word32
+peekReady = #{peek bell_event, ready}
+
+peekStatus :: Ptr () -> IO Int32
+peekStatus = #{peek bell_event, status}
+
+read_, write_, rdhup, hup, err, closed_ :: Word32
+read_ = #{const BELL_READ}
+write_ = #{const BELL_WRITE}
+rdhup = #{const BELL_RDHUP}
+hup = #{const BELL_HUP}
+err = #{const BELL_ERR}
+closed_ = #{const BELL_CLOSED}
+
+edge, oneshot, level, autoRelease, sync, force :: Word32
+edge = #{const BELL_EDGE}
+oneshot = #{const BELL_ONESHOT}
+level = #{const BELL_LEVEL}
+autoRelease = #{const BELL_AUTO_RELEASE}
+sync = #{const BELL_SYNC}
+force = #{const BELL_FORCE}
+
+cancelled, fired, e_STALE, e_CLOSED, e_FORKED, eBADF_, eINTR_, eINVAL_ :: Int32
+cancelled = #{const BELL_CANCELLED}
+fired = #{const BELL_FIRED}
+e_STALE = #{const BELL_E_STALE}
+e_CLOSED = #{const BELL_E_CLOSED}
+e_FORKED = #{const BELL_E_FORKED}
+eBADF_ = #{const -EBADF}
+eINTR_ = #{const -EINTR}
+eINVAL_ = #{const -EINVAL}
