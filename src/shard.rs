@@ -8,7 +8,8 @@
 //! Who drives: `poll` takes the box for one turn. A waiter (`wait`) takes it when nobody has it and puts it back when
 //! its own news has come; then one *follower*, a waiter asleep on its own word, is nudged to take over. Every way out
 //! of `wait` and `poll` looks for a follower if the box is there, so leadership is never lost: the one who was nudged
-//! may be on its way out itself, and then passes it on. A waiter makes way for `poll`.
+//! may be on its way out itself, and then passes it on. A waiter makes way for `poll`. (Modelled in
+//! `tests/loom_handover.rs`.)
 use crate::abi::bell_event;
 use crate::backend::{self, Backend};
 use crate::error::{Error, Result};

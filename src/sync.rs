@@ -148,8 +148,8 @@ mod modelled {
         pub fn wake_address(&self) -> WakeAddress {
             WakeAddress(self)
         }
-        /// The owner frees the memory: a use of the number that does not happen before this is an error. Models keep the
-        /// `Word` itself until all threads have joined, because `wake` finds the sleepers there.
+        /// The owner frees the memory: a use of the number that does not happen before this is an error. Models keep
+        /// the `Word` itself until all threads have joined, because `wake` finds the sleepers there.
         pub fn free(&self) {
             self.kernel.life.with_mut(|_| {});
         }

@@ -566,6 +566,48 @@ static void a_new_slot_starts_empty(void)
     check_clean(bell);
 }
 
+typedef struct retargeted {
+    bell_t *bell;
+    bell_handle handle;
+    int32_t result;
+} retargeted;
+
+static void *wait_for_what_goes_elsewhere(void *argument)
+{
+    retargeted *r = argument;
+    r->result = bell_slot_wait(r->bell, r->handle, BELL_READ, BELL_NEVER, 0);
+    return NULL;
+}
+
+/* The slot goes back to the manager: whoever sleeps on it must not take the news of its next owner. */
+static void a_sleeper_is_told_when_the_news_goes_elsewhere(void)
+{
+    for (int threads = 0; threads < 2; threads++)
+        for (int i = 0; i < rounds(100); i++) {
+            bell_t *bell = make_bell(1, (uint32_t)threads);
+            uint32_t word = 0;
+            bell_target elsewhere = to_futex(&word);
+            int fds[2];
+            make_sockets(fds);
+            retargeted r = {.bell = bell, .handle = watch(bell, fds[0], BELL_READ, BELL_ONESHOT, to_slot())};
+            pthread_t t = start_thread(wait_for_what_goes_elsewhere, &r);
+            AWAIT(stats_of(bell).waiters == 1);
+            if (i % 2)
+                CHECK_EQ(bell_retarget(bell, r.handle, &elsewhere), BELL_CANCELLED);
+            else
+                CHECK_EQ(bell_rearm(bell, r.handle, &elsewhere, BELL_NEVER), 0);
+            join_thread(t);
+            CHECK_EQ(r.result, BELL_E_CANCELLED);
+            put_byte(fds[1]);
+            if (!threads)
+                turn(bell);
+            AWAIT(load(&word) & BELL_READ);
+            CHECK_EQ(bell_unregister(bell, r.handle, BELL_SYNC), BELL_FIRED);
+            close_pair(fds);
+            check_clean(bell);
+        }
+}
+
 int main(void)
 {
     RUN(the_two_words_are_independent);
@@ -582,5 +624,6 @@ int main(void)
     RUN(a_futex_word_may_be_unmapped_once_it_was_told);
     RUN(slot_memory_stays_mapped_until_destroy);
     RUN(a_new_slot_starts_empty);
+    RUN(a_sleeper_is_told_when_the_news_goes_elsewhere);
     return 0;
 }

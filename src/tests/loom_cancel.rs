@@ -32,8 +32,8 @@ fn manager() -> Arc<Manager> {
 }
 
 /// The canceller frees the word when it is told that it may; loom sees every use of it.
-/// Mutants killed: `sync` that does not wait; `Shard::finish` without `begin`, or that ends before it delivers, or does not notify;
-/// `unregister` that says CANCELLED for what was taken.
+/// Mutants killed: `sync` that does not wait; `Shard::finish` without `begin`, or that ends before it delivers, or does
+/// not notify; `unregister` that says CANCELLED for what was taken.
 #[test]
 fn the_word_may_be_freed_when_cancelled_or_synced() {
     explore(8, || {

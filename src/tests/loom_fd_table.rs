@@ -118,8 +118,8 @@ fn two_shards_do_not_own_one_fd() {
     });
 }
 
-/// Mutants killed: `acquire_exclusive` that stores the count, or does not look at CLOSING; `release_exclusive` that keeps the
-/// owner, or forgets CLOSING.
+/// Mutants killed: `acquire_exclusive` that stores the count, or does not look at CLOSING; `release_exclusive` that
+/// keeps the owner, or forgets CLOSING.
 #[test]
 fn exclusive_registrations_are_counted() {
     explore(5, || {

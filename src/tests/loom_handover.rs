@@ -24,9 +24,10 @@ fn slot(m: &Manager) -> u64 {
 
 const USER: Result<i32, Error> = Ok(BELL_USER as i32);
 
-/// Whoever leads delivers to the other, leaves with its own news, and a third waits for what the first to leave posts: so the
-/// one who is nudged may be leaving itself.
-/// Mutants killed: `wait` that does not hand over; `hand_over` only by who has led; `follow` that sleeps before it is listed.
+/// Whoever leads delivers to the other, leaves with its own news, and a third waits for what the first to leave posts:
+/// so the one who is nudged may be leaving itself.
+/// Mutants killed: `wait` that does not hand over; `hand_over` only by who has led; `follow` that sleeps before it is
+/// listed.
 #[test]
 fn leadership_is_not_lost_when_the_nudged_leaves() {
     explore(3, || {
@@ -51,7 +52,8 @@ fn leadership_is_not_lost_when_the_nudged_leaves() {
     });
 }
 
-/// Mutants killed: a waiter that does not make way; `poll` that does not hand over; `poll` that does not wake the waiter.
+/// Mutants killed: a waiter that does not make way; `poll` that does not hand over; `poll` that does not wake the
+/// waiter.
 #[test]
 fn a_waiter_makes_way_for_poll_and_drives_again() {
     explore(4, || {
@@ -148,7 +150,8 @@ fn nobody_takes_the_news_of_another() {
     });
 }
 
-/// Mutants killed: `close` that does not pop the followers, or does not wake the driver; `wait` that does not look at `closing`.
+/// Mutants killed: `close` that does not pop the followers, or does not wake the driver; `wait` that does not look at
+/// `closing`.
 #[test]
 fn everybody_leaves_a_manager_that_is_destroyed() {
     explore(4, || {

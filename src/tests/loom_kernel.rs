@@ -1,5 +1,5 @@
-//! The backend of the models: a kernel without fds, of which only `wait` and `wake` are left, as an eventfd would do them.
-//! What happens in a model is posted or due.
+//! The backend of the models: a kernel without fds, of which only `wait` and `wake` are left, as an eventfd would do
+//! them. What happens in a model is posted or due.
 use super::Registered;
 use super::Trigger;
 use crate::error::{Error, Result};

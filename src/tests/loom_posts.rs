@@ -25,7 +25,8 @@ fn bits_of(got: &[(u32, u32, u32)], index: u32, generation: u32) -> u32 {
 }
 
 /// Two threads post to one cell while the driver takes; what each has written before is there when its bit is.
-/// Mutants killed: `post` without LINKED, or relaxed; `take` in two steps, or relaxed, or that keeps LINKED or the bits.
+/// Mutants killed: `post` without LINKED, or relaxed; `take` in two steps, or relaxed, or that keeps LINKED or the
+/// bits.
 #[test]
 fn no_bits_are_lost_of_one_cell() {
     explore(8, || {
@@ -52,7 +53,8 @@ fn no_bits_are_lost_of_one_cell() {
 }
 
 /// The second thread posts to its own cell and to the first one's, so that the stack is popped while it is pushed on.
-/// Mutants killed: `push` relaxed; `take` that takes one cell and leaves the rest; `take` that clears before it reads `next`.
+/// Mutants killed: `push` relaxed; `take` that takes one cell and leaves the rest; `take` that clears before it reads
+/// `next`.
 #[test]
 fn no_cell_is_lost_from_the_stack() {
     explore(6, || {
@@ -76,7 +78,8 @@ fn no_cell_is_lost_from_the_stack() {
 }
 
 /// Unregistered and registered anew under a post and a take.
-/// Mutants killed: `close` or `open` that keeps the bits or POSTED; one that clears LINKED; `post` that does not look at the generation.
+/// Mutants killed: `close` or `open` that keeps the bits or POSTED; one that clears LINKED; `post` that does not look
+/// at the generation.
 #[test]
 fn the_new_generation_gets_nothing_of_the_old() {
     explore(6, || {

@@ -67,8 +67,8 @@ fn says_news(queue: &Queue) -> bool {
 }
 
 /// Each drain here empties the list, so the doorbell, which counts, must have rung as often as something was drained.
-/// Mutants killed: a push that rings also for `More`, or does not publish; `Merged` that replaces the data; a drain that does
-/// not settle.
+/// Mutants killed: a push that rings also for `More`, or does not publish; `Merged` that replaces the data; a drain
+/// that does not settle.
 #[test]
 fn nothing_is_lost_and_the_doorbell_rings_once_for_each_time() {
     explore(3, || {
@@ -131,7 +131,8 @@ fn news_is_delivered_or_cancelled_but_not_both() {
     });
 }
 
-/// A waiter that leads sleeps elsewhere. Either its look, after `set_led`, finds the news, or the push says whom to wake.
+/// A waiter that leads sleeps elsewhere. Either its look, after `set_led`, finds the news, or the push says whom to
+/// wake.
 /// Mutants killed: a push that does not ask for `led`, or asks before it has linked.
 #[test]
 fn a_leading_waiter_sees_the_news_or_is_woken() {

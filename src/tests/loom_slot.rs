@@ -69,8 +69,8 @@ fn news_wakes_the_waiter_who_may_free_the_word_at_once() {
     });
 }
 
-/// Mutants killed: `prepare` that overlooks news; `change` that writes what it made of an older value; `consume` that looks and
-/// clears in two steps.
+/// Mutants killed: `prepare` that overlooks news; `change` that writes what it made of an older value; `consume` that
+/// looks and clears in two steps.
 #[test]
 fn two_producers_lose_nothing() {
     explore(4, || {
@@ -138,8 +138,8 @@ fn closing_wakes_both_who_wait() {
     });
 }
 
-/// As `Shard::wait_rare`: what is waited for is under a lock, and so is `prepare`. Then somebody else prepares to sleep on the
-/// word, which may not look as if nothing had happened.
+/// As `Shard::wait_rare`: what is waited for is under a lock, and so is `prepare`. Then somebody else prepares to sleep
+/// on the word, which may not look as if nothing had happened.
 /// Mutants killed: `nudge` that leaves the word as it was, or does not count.
 #[test]
 fn a_nudge_wakes_without_news() {

@@ -33,8 +33,8 @@ fn sleep_in_kernel(eventfd: &Word) {
 }
 
 /// A wake whose writes the driver does not see when it looks, the coalesced one included, leaves it asleep for ever.
-/// Mutants killed: `prepare` that ignores WOKEN; `wake` relaxed; `wake` that changes nothing if WOKEN is set; `finish` relaxed;
-/// `finish` that leaves SLEEPING or WOKEN; `wake` that rings each time, or never.
+/// Mutants killed: `prepare` that ignores WOKEN; `wake` relaxed; `wake` that changes nothing if WOKEN is set; `finish`
+/// relaxed; `finish` that leaves SLEEPING or WOKEN; `wake` that rings each time, or never.
 #[test]
 fn no_wake_is_lost_and_a_sleep_is_rung_once() {
     explore(4, || {

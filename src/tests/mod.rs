@@ -1,5 +1,6 @@
-//! Mirrors src: one file for each module that has something to ask alone. The whole is asked through the C interface, in c-tests.
-//! The files `loom_*` ask loom, which runs a model in every order of its threads' steps; `--cfg loom` switches `sync` to it.
+//! Mirrors src: one file for each module that has something to ask alone. The whole is asked through the C interface,
+//! in c-tests. The files `loom_*` ask loom, which runs a model in every order of its threads' steps; `--cfg loom`
+//! switches `sync` to it.
 #[cfg(not(loom))]
 mod backend;
 mod timers;
@@ -19,8 +20,9 @@ mod loom_slot;
 #[cfg(loom)]
 mod loom_waker;
 
-/// Runs the model in every order, with at most so many switches away from a thread that could go on. A thread that waits in
-/// vain is a deadlock to loom, one that spins exceeds the branches; both fail. `LOOM_MAX_PREEMPTIONS` asks for more.
+/// Runs the model in every order, with at most so many switches away from a thread that could go on. A thread that
+/// waits in vain is a deadlock to loom, one that spins exceeds the branches; both fail. `LOOM_MAX_PREEMPTIONS` asks for
+/// more.
 #[cfg(loom)]
 fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut loom = loom::model::Builder::new();
