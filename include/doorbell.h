@@ -512,11 +512,12 @@ int32_t bell_before_fork(struct bell_t *bell);
 // Errors: `-EINVAL` without a `bell_before_fork` on this manager.
 int32_t bell_after_fork_parent(struct bell_t *bell);
 
-// In the child after `fork(2)`: makes the manager usable. New kernel objects are made and every registration
-// taken over, or, with `BELL_FORK_RESET`, forgotten without delivery. The parent's kernel set is not touched.
-// Library threads are started again. Threads of the parent that waited do not exist here. Handles stay valid,
-// slots stay mapped; fds from `bell_pollable_fd` must be asked for again. Until then every other call on this
-// manager fails with `BELL_E_FORKED`. [B], and only while the child has one thread.
+// In the child after `fork(2)`: makes the manager usable. New kernel objects are made and every registration taken
+// over, or, with `BELL_FORK_RESET`, forgotten without delivery: no handle made from then on is one that the parent
+// had. The parent's kernel set is not touched. Library threads are started again. Threads of the parent that waited
+// do not exist here. Handles stay valid, slots stay mapped; fds from `bell_pollable_fd` must be asked for again.
+// Until then every other call on this manager fails with `BELL_E_FORKED`. [B], and only while the child has one
+// thread.
 //
 // Errors: `-EINVAL` unknown flags, or not in a forked child; `BELL_E_BUSY` a thread of the parent was changing the
 // manager at the moment of the fork, so that its state is not known: call again with `BELL_FORK_RESET`, and next

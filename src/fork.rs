@@ -92,6 +92,11 @@ impl Mark {
         }
         self.word().store(SOUND, Relaxed);
     }
+
+    /// In the child: taking over has failed, so it is not.
+    pub fn disown(&self) {
+        self.word().store(0, Relaxed);
+    }
 }
 
 impl Drop for Mark {

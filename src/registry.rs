@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use crate::event::{Clock, GENERATION_MAX, Handle, Interest, Kind, Mode, NEVER};
 use crate::fd_table::{FdTable, NO_HEAD};
-use crate::target::ready_list::{After, ReadyList};
+use crate::target::ready_list::{After, Left, ReadyList};
 use crate::target::slot::{self, Slots};
 use crate::target::{Spec, Target};
 use crate::timers::{Nodes, UNARMED};
@@ -28,13 +28,22 @@ pub struct Entry<T> {
 
 pub struct Slab<T> {
     chunks: Vec<Box<[Entry<T>; CHUNK]>>,
+    /// How many chunks' indices before the first are not used: handles of another slab have them.
+    skipped: usize,
     free: u32,
     live: u32,
 }
 
 impl<T: Default> Slab<T> {
     pub fn new() -> Self {
-        Slab { chunks: Vec::new(), free: NIL, live: 0 }
+        Slab { chunks: Vec::new(), skipped: 0, free: NIL, live: 0 }
+    }
+
+    /// An empty slab that gives no index of `old`, so no handle twice. (Later generations would not do: one index
+    /// that was used up leaves none.) Of a torn slab the number of chunks is true: it grows before the first handle of a
+    /// chunk is given out.
+    pub fn instead_of(old: &Self) -> Self {
+        Slab { skipped: old.skipped + old.chunks.len(), ..Slab::new() }
     }
 
     /// A new entry with the default value: index and generation.
@@ -53,7 +62,7 @@ impl<T: Default> Slab<T> {
     }
 
     fn grow(&mut self) -> Result<()> {
-        let first = self.chunks.len() * CHUNK;
+        let first = (self.skipped + self.chunks.len()) * CHUNK;
         if first + CHUNK > NIL as usize {
             return Err(Error::FULL);
         }
@@ -87,12 +96,18 @@ impl<T: Default> Slab<T> {
         value
     }
 
+    /// Beyond any chunk for an index that is skipped.
+    #[inline]
+    fn chunk(&self, index: u32) -> usize {
+        (index as usize / CHUNK).wrapping_sub(self.skipped)
+    }
     fn slot(&mut self, index: u32) -> &mut Entry<T> {
-        &mut self.chunks[index as usize / CHUNK][index as usize % CHUNK]
+        let chunk = self.chunk(index);
+        &mut self.chunks[chunk][index as usize % CHUNK]
     }
     /// An entry that is known to live.
     pub fn at(&self, index: u32) -> &Entry<T> {
-        &self.chunks[index as usize / CHUNK][index as usize % CHUNK]
+        &self.chunks[self.chunk(index)][index as usize % CHUNK]
     }
     pub fn at_mut(&mut self, index: u32) -> &mut Entry<T> {
         self.slot(index)
@@ -101,14 +116,15 @@ impl<T: Default> Slab<T> {
     #[inline]
     pub fn find(&self, handle: Handle) -> Option<u32> {
         let index = handle.index();
-        let entry = &self.chunks.get(index as usize / CHUNK)?[index as usize % CHUNK];
+        let entry = &self.chunks.get(self.chunk(index))?[index as usize % CHUNK];
         (entry.state == LIVE | handle.generation()).then_some(index)
     }
     /// As `find`, for who wants the entry itself.
     #[inline]
     pub fn find_mut(&mut self, handle: Handle) -> Option<&mut Entry<T>> {
         let index = handle.index();
-        let entry = &mut self.chunks.get_mut(index as usize / CHUNK)?[index as usize % CHUNK];
+        let chunk = self.chunk(index);
+        let entry = &mut self.chunks.get_mut(chunk)?[index as usize % CHUNK];
         (entry.state == LIVE | handle.generation()).then_some(entry)
     }
     pub fn generation(&self, index: u32) -> u32 {
@@ -119,7 +135,8 @@ impl<T: Default> Slab<T> {
     }
     /// Indices of all that live.
     pub fn indices(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..(self.chunks.len() * CHUNK) as u32).filter(|i| self.at(*i).state & LIVE != 0)
+        let end = self.skipped + self.chunks.len();
+        ((self.skipped * CHUNK) as u32..(end * CHUNK) as u32).filter(|i| self.at(*i).state & LIVE != 0)
     }
     fn heap_bytes(&self) -> usize {
         self.chunks.len() * CHUNK * size_of::<Entry<T>>() + self.chunks.capacity() * size_of::<usize>()
@@ -272,6 +289,16 @@ impl Registry {
         }
     }
 
+    /// Empty, and none of its handles is one of `old`.
+    pub fn instead_of(old: &Registry) -> Registry {
+        Registry {
+            fds: Slab::instead_of(&old.fds),
+            timeouts: Slab::instead_of(&old.timeouts),
+            users: Slab::instead_of(&old.users),
+            ..Registry::new(old.shard, old.slack)
+        }
+    }
+
     pub fn fd_handle(&self, index: u32) -> Handle {
         Handle::new(Kind::Fd, self.shard, index, self.fds.generation(index))
     }
@@ -298,16 +325,16 @@ impl Registry {
         })
     }
 
-    /// Gives back what a target held. True: it held news that nobody has seen.
-    pub fn unbind(&mut self, target: Target) -> bool {
+    /// Gives back what a target held.
+    pub fn unbind(&mut self, target: Target) -> Left {
         match target {
             Target::Poll { node } => self.poll.release(node),
             Target::Queue { queue, node } => queue.release(node),
             Target::Slot { slot } => {
                 self.slots.give_back(slot);
-                false
+                Left::Nothing
             }
-            Target::None | Target::Futex(_) | Target::WakeFd(_) | Target::Mvar(_) => false,
+            Target::None | Target::Futex(_) | Target::WakeFd(_) | Target::Mvar(_) => Left::Nothing,
         }
     }
 

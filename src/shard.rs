@@ -719,13 +719,24 @@ impl Shard {
         Ok(())
     }
 
-    /// Forked with an unknown state: a new one. The old is leaked, because it may be torn.
+    /// Forked with an unknown state: a new one to put in its place.
+    pub fn new_state(&mut self, max_events: usize) -> Result<State> {
+        State::instead_of(self.state.get_mut(), max_events)
+    }
+
+    /// The old is leaked, because it may be torn.
     pub fn replace_state(&mut self, state: State) {
         std::mem::forget(std::mem::replace(&mut self.state, Mutex::new(state)));
+        self.posts.forget();
     }
 
     pub fn after_fork_alarms(&self) -> Result<()> {
         self.set_alarms(&mut self.lock())
+    }
+
+    /// After `close`, when everybody has left.
+    pub fn reopen(&self) {
+        self.lock().closing = false;
     }
 }
 

@@ -12,7 +12,7 @@ use crate::event::{Clock, Handle, Interest, Kind, Mode, NEVER, Ready};
 use crate::fd_table::FdTable;
 use crate::followers::Followers;
 use crate::registry::*;
-use crate::target::ready_list::{After, In, Pushed, ReadyList};
+use crate::target::ready_list::{After, In, Left, Pushed, ReadyList};
 use crate::target::slot::{self, Slots};
 use crate::target::{Batch, News, Notification, Target};
 use crate::timers::{Timers, UNARMED};
@@ -117,8 +117,17 @@ pub const GHOST_EVENTS: u32 = 16;
 
 impl State {
     pub fn new(shard: u8, slack: i64, max_events: usize) -> Result<State> {
+        State::around(Registry::new(shard, slack), max_events)
+    }
+
+    /// In a forked child that starts anew: empty, and none of its handles is one of `old`, which may be torn.
+    pub fn instead_of(old: &State, max_events: usize) -> Result<State> {
+        State::around(Registry::instead_of(&old.reg), max_events)
+    }
+
+    fn around(reg: Registry, max_events: usize) -> Result<State> {
         Ok(State {
-            reg: Registry::new(shard, slack),
+            reg,
             timers: [const { Timers::new() }; 3],
             driver: Some(Driver::new(max_events)?),
             role: Role::Poll,
@@ -341,7 +350,7 @@ impl State {
         }
         self.cancel_deadline(index);
         let fd = self.reg.fds.remove(index);
-        self.reg.unbind(fd.target)
+        self.reg.unbind(fd.target).is_news()
     }
 
     /// The usual event in one step: a single EDGE registration, armed as long as it lives, of an fd that the kernel
@@ -526,6 +535,43 @@ impl State {
         };
         let interest = fd.interest;
         deliver(&mut fd.target, &news, interest, &self.reg.slots, &mut self.reg.poll, &mut self.counters, out);
+    }
+
+    /// The target of a registration or timeout has been replaced: what its old one has not shown to anybody is told to
+    /// the new one. This cannot fail, as arming it again could.
+    pub fn tell_left(&mut self, env: Env, handle: Handle, left: Left, out: &mut Out) -> Result<()> {
+        let (ready, status, data) = match left {
+            Left::Nothing => return Ok(()),
+            Left::News { ready, status, data } => (ready, status, data),
+            Left::Relook => {
+                self.relook(env, handle, true, out);
+                return Ok(());
+            }
+            Left::Release => {
+                // A drain by another thread was faster, and has not come to free it yet.
+                self.release(env, handle, out);
+                return Err(Error::STALE);
+            }
+        };
+        let (target, user_data, after, release, interest) = if handle.is(Kind::Fd) {
+            let Some(entry) = self.reg.fds.find_mut(handle) else { return Ok(()) };
+            let fd = &mut entry.value;
+            let (after, release) = (fd.after(), fd.is(RELEASE));
+            (&mut fd.target, fd.user_data, after, release, fd.interest)
+        } else {
+            let Some(entry) = self.reg.timeouts.find_mut(handle) else { return Ok(()) };
+            let timeout = &mut entry.value;
+            let (after, release) = (timeout.after(), timeout.release);
+            (&mut timeout.target, timeout.user_data, after, release, Interest::READ)
+        };
+        let news = News { handle, user_data, ready, status, data, add: handle.is(Kind::Timeout), after };
+        let release = release && !is_listed(target);
+        self.rouse |= self.driver.is_none() && matches!(target, Target::Poll { .. } | Target::Slot { .. });
+        deliver(target, &news, interest, &self.reg.slots, &mut self.reg.poll, &mut self.counters, out);
+        if release {
+            self.release(env, handle, out);
+        }
+        Ok(())
     }
 
     /// Somebody has posted a user event.
@@ -727,7 +773,7 @@ impl State {
         if timeout.extra {
             self.reg.extras.remove(&index);
         }
-        self.reg.unbind(timeout.target)
+        self.reg.unbind(timeout.target).is_news()
     }
 
     // ---- cancelling
@@ -768,8 +814,8 @@ impl State {
         Ok(if live || unseen { BELL_CANCELLED as i32 } else { BELL_FIRED })
     }
 
-    /// Gives back the target that another one has replaced. True: it held news that nobody has seen.
-    pub fn unbind(&mut self, old: Target, out: &mut Out) -> bool {
+    /// Gives back the target that another one has replaced.
+    pub fn unbind(&mut self, old: Target, out: &mut Out) -> Left {
         self.end_slot(&old, out);
         // Who waits for it may be the one that drives, and sleeps in the kernel.
         self.rouse |= matches!(old, Target::Slot { .. }) && self.role == Role::Waiter && self.driver.is_none();

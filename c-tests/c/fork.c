@@ -3,6 +3,7 @@
 #include "check.h"
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 enum { TRAFFIC = 4 };
@@ -381,6 +382,134 @@ static void can_an_unprepared_child_take_over_or_reset(void)
     check_clean(bell);
 }
 
+static int count_tasks(void)
+{
+    DIR *dir = opendir("/proc/self/task");
+    struct dirent *entry;
+    int n = 0;
+    CHECK(dir != NULL);
+    while ((entry = readdir(dir)))
+        n += entry->d_name[0] != '.';
+    closedir(dir);
+    return n;
+}
+
+typedef struct all_kinds {
+    bell_t *bell;
+    int fd, wake;
+    bell_handle handles[4];
+} all_kinds;
+
+static void make_all_kinds(all_kinds *k)
+{
+    k->handles[0] = watch(k->bell, k->fd, BELL_READ, BELL_ONESHOT, to_eventfd(k->wake));
+    k->handles[1] = set_timeout(k->bell, BELL_NEVER - 1, to_eventfd(k->wake));
+    k->handles[2] = make_user(k->bell, to_eventfd(k->wake));
+    CHECK_OK(bell_queue_create(k->bell, 0, NULL, &k->handles[3]));
+}
+
+/* Resets again and again, each time in a child of the last: all handles of all generations differ. */
+static void resets_and_makes_its_own(void *argument)
+{
+    all_kinds mine = *(all_kinds *)argument;
+    static bell_handle known[64];
+    static int n, depth;
+    for (int i = 0; i < 4; i++)
+        known[n++] = mine.handles[i];
+    CHECK_EQ(bell_after_fork_child(mine.bell, BELL_FORK_RESET), 0);
+    make_all_kinds(&mine);
+    for (int i = 0; i < n; i++) {
+        for (int j = 0; j < 4; j++)
+            CHECK(known[i] != mine.handles[j]);
+        CHECK_EQ(known[i] >> 58 == 3 ? bell_queue_destroy(mine.bell, known[i], 0) : bell_unregister(mine.bell, known[i], 0),
+                 BELL_E_STALE);
+        if (known[i] >> 58 == 4)
+            CHECK_EQ(bell_post(mine.bell, known[i], 1), BELL_E_STALE);
+    }
+    check_verified(mine.bell);
+    CHECK_EQ(stats_of(mine.bell).fds, 1);
+    CHECK_EQ(bell_post(mine.bell, mine.handles[2], 1), 0);
+    CHECK_EQ(eventfd_write(mine.fd, 1), 0);
+    turn(mine.bell);
+    CHECK_EQ(stats_of(mine.bell).events, 2);
+    if (depth++ < 3)
+        child_ends_well(in_child(resets_and_makes_its_own, &mine));
+    CHECK_EQ(bell_destroy(mine.bell, 0), 0);
+}
+
+static void does_no_handle_of_the_parent_name_anything_after_a_reset(void)
+{
+    all_kinds k = {.bell = make_bell(1, 0), .fd = make_eventfd(), .wake = make_eventfd()};
+    make_all_kinds(&k);
+    child_ends_well(in_child(resets_and_makes_its_own, &k));
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ(bell_unregister(k.bell, k.handles[i], BELL_SYNC), BELL_CANCELLED);
+    CHECK_OK(bell_queue_destroy(k.bell, k.handles[3], BELL_SYNC));
+    CHECK_EQ(close(k.fd), 0);
+    CHECK_EQ(close(k.wake), 0);
+    check_clean(k.bell);
+}
+
+static void is_short_of_fds_until_it_is_not(void *argument)
+{
+    all_kinds *k = argument;
+    struct rlimit all, few;
+    int failures = 0;
+    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &all), 0);
+    for (few = all, few.rlim_cur = 0;; few.rlim_cur++) {
+        CHECK_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+        int32_t r = bell_after_fork_child(k->bell, 0);
+        if (r == 0)
+            break;
+        CHECK_EQ(r, -EMFILE);
+        failures++;
+        CHECK_EQ(setrlimit(RLIMIT_NOFILE, &all), 0);
+        CHECK_EQ(count_tasks(), 1);
+        CHECK_EQ(bell_unregister(k->bell, k->handles[0], 0), BELL_E_FORKED);
+        CHECK_EQ(bell_after_fork_child(k->bell, 2), -EINVAL);
+    }
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &all), 0);
+    CHECK_GE(failures, 5);
+    check_verified(k->bell);
+    CHECK_EQ(stats_of(k->bell).fds, 1);
+    CHECK_EQ(eventfd_write(k->fd, 1), 0);
+    if (count_tasks() == 1)
+        turn(k->bell);
+    AWAIT(stats_of(k->bell).events == 1); /* the eventfd that rings is the parent's too */
+    CHECK_EQ(bell_unregister(k->bell, k->handles[0], BELL_SYNC), BELL_FIRED);
+    for (int i = 1; i < 3; i++)
+        CHECK_EQ(bell_unregister(k->bell, k->handles[i], BELL_SYNC), BELL_CANCELLED);
+    CHECK_EQ(bell_destroy(k->bell, 0), 0);
+}
+
+static void may_taking_over_be_repeated_when_it_has_failed(void)
+{
+    for (uint32_t threads = 0; threads < 3; threads += 2) {
+        all_kinds k = {.bell = make_bell(2, threads), .fd = make_eventfd(), .wake = make_eventfd()};
+        make_all_kinds(&k);
+        /* Deadlines of other clocks need fds of their own in the child. */
+        bell_timeout_spec spec = {.size = sizeof spec, .deadline_ns = BELL_NEVER - 1, .target = to_eventfd(k.wake)};
+        bell_handle others[2];
+        for (uint32_t i = 0; i < 2; i++) {
+            spec.clock = i ? BELL_CLOCK_REAL : BELL_CLOCK_BOOT;
+            spec.shard = i;
+            CHECK_OK(bell_register_timeout(k.bell, &spec, &others[i]));
+        }
+        CHECK_EQ(bell_before_fork(k.bell), 0);
+        pid_t child = in_child(is_short_of_fds_until_it_is_not, &k);
+        CHECK_EQ(bell_after_fork_parent(k.bell), 0);
+        child_ends_well(child);
+        for (int i = 0; i < 3; i++)
+            CHECK_OK(bell_unregister(k.bell, k.handles[i], BELL_SYNC));
+        for (int i = 0; i < 2; i++)
+            CHECK_OK(bell_unregister(k.bell, others[i], BELL_SYNC));
+        CHECK_OK(bell_queue_destroy(k.bell, k.handles[3], BELL_SYNC));
+        CHECK_EQ(close(k.fd), 0);
+        CHECK_EQ(close(k.wake), 0);
+        check_clean(k.bell);
+    }
+}
+
 static void must_an_idle_child_be_able_to_take_over(void)
 {
     /* Nobody was inside: then there is no reason for BUSY, with or without preparation. */
@@ -498,18 +627,6 @@ static void does_a_post_that_was_pending_reach_the_parent(void)
 }
 
 /* ---- library threads ---- */
-
-static int count_tasks(void)
-{
-    DIR *dir = opendir("/proc/self/task");
-    struct dirent *entry;
-    int n = 0;
-    CHECK(dir != NULL);
-    while ((entry = readdir(dir)))
-        n += entry->d_name[0] != '.';
-    closedir(dir);
-    return n;
-}
 
 static void has_threads_again(void *argument)
 {
@@ -816,6 +933,8 @@ int main(void)
     RUN(is_every_call_refused_in_the_child_and_does_destroy_work);
     RUN(does_a_prepared_child_take_everything_over);
     RUN(can_an_unprepared_child_take_over_or_reset);
+    RUN(does_no_handle_of_the_parent_name_anything_after_a_reset);
+    RUN(may_taking_over_be_repeated_when_it_has_failed);
     RUN(must_an_idle_child_be_able_to_take_over);
     RUN(does_the_child_take_over_the_rest_when_many_fds_are_closed);
     RUN(does_a_wake_that_was_pending_not_spin_the_child);

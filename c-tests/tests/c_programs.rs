@@ -86,6 +86,7 @@ programs! {
     poison
     queues
     real_fds
+    retarget
     side_by_side
     slots
     static_link

@@ -114,11 +114,12 @@ pub extern "C" fn bell_after_fork_parent(bell: *mut bell_t) -> i32 {
     call(bell, |m| m.after_fork_parent())
 }
 
-/// In the child after `fork(2)`: makes the manager usable. New kernel objects are made and every registration
-/// taken over, or, with `BELL_FORK_RESET`, forgotten without delivery. The parent's kernel set is not touched.
-/// Library threads are started again. Threads of the parent that waited do not exist here. Handles stay valid,
-/// slots stay mapped; fds from `bell_pollable_fd` must be asked for again. Until then every other call on this
-/// manager fails with `BELL_E_FORKED`. [B], and only while the child has one thread.
+/// In the child after `fork(2)`: makes the manager usable. New kernel objects are made and every registration taken
+/// over, or, with `BELL_FORK_RESET`, forgotten without delivery: no handle made from then on is one that the parent
+/// had. The parent's kernel set is not touched. Library threads are started again. Threads of the parent that waited
+/// do not exist here. Handles stay valid, slots stay mapped; fds from `bell_pollable_fd` must be asked for again.
+/// Until then every other call on this manager fails with `BELL_E_FORKED`. [B], and only while the child has one
+/// thread.
 ///
 /// Errors: `-EINVAL` unknown flags, or not in a forked child; `BELL_E_BUSY` a thread of the parent was changing the
 /// manager at the moment of the fork, so that its state is not known: call again with `BELL_FORK_RESET`, and next

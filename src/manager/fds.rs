@@ -3,11 +3,12 @@ use super::Manager;
 use crate::abi::{BELL_CANCELLED, BELL_FIRED};
 use crate::backend::{Backend, Trigger};
 use crate::error::{Error, Result};
-use crate::event::{Handle, Interest, Kind, Mode, NEVER, Ready};
+use crate::event::{Handle, Interest, Kind, Mode, NEVER};
 use crate::fd_table::{Acquired, Owner};
 use crate::registry::*;
 use crate::shard::{Guard, Shard};
 use crate::state::{Env, Out, State};
+use crate::target::ready_list::Left;
 use crate::target::{Batch, Spec, Target};
 use crate::timers::UNARMED;
 
@@ -220,18 +221,12 @@ impl Manager {
                 let fd = &st.reg.fds.at(index).value;
                 check_spec(&target, fd.mode)?;
                 let (user_data, after) = (fd.user_data, fd.after());
-                let live = fd.is(ARMED) && !matches!(fd.target, Target::None);
+                let live = (fd.is(ARMED) || fd.mode != Mode::Oneshot) && !matches!(fd.target, Target::None);
                 let new = st.reg.bind(target, handle, user_data, after)?;
                 let old = std::mem::replace(&mut st.reg.fds.at_mut(index).value.target, new);
-                let unseen = st.unbind(old, out);
-                if unseen {
-                    // News that nobody has seen: the fd is looked at again, for the new target.
-                    st.reg.fds.at_mut(index).value.set(ARMED, true);
-                    if let Err(e) = look_again(st, env, index) {
-                        st.fire_fd(env, index, Ready::ERR, e.code(), out);
-                    }
-                }
-                Ok(if live || unseen { BELL_CANCELLED as i32 } else { BELL_FIRED })
+                let left = st.unbind(old, out);
+                st.tell_left(env, handle, left, out)?;
+                Ok(if live || left.is_news() { BELL_CANCELLED as i32 } else { BELL_FIRED })
             }
             Some(Kind::Timeout) => {
                 let index = st.reg.timeouts.find(handle).ok_or(Error::STALE)?;
@@ -239,15 +234,13 @@ impl Manager {
                     return Err(Error::INVAL);
                 }
                 let timeout = &st.reg.timeouts.at(index).value;
-                let (user_data, after, deadline) = (timeout.user_data, timeout.after(), timeout.deadline);
+                let (user_data, after) = (timeout.user_data, timeout.after());
                 let armed = timeout.pos != UNARMED;
                 let new = st.reg.bind(target, handle, user_data, after)?;
                 let old = std::mem::replace(&mut st.reg.timeouts.at_mut(index).value.target, new);
-                let unseen = st.unbind(old, out);
-                if unseen && !armed {
-                    st.set_timeout(env, index, deadline)?;
-                }
-                Ok(if armed || unseen { BELL_CANCELLED as i32 } else { BELL_FIRED })
+                let left = st.unbind(old, out);
+                st.tell_left(env, handle, left, out)?;
+                Ok(if armed || left.is_news() { BELL_CANCELLED as i32 } else { BELL_FIRED })
             }
             _ => {
                 let index = st.reg.users.find(handle).ok_or(Error::STALE)?;
@@ -255,8 +248,8 @@ impl Manager {
                 let new = st.reg.bind(target, handle, user_data, Default::default())?;
                 let old = std::mem::replace(&mut st.reg.users.at_mut(index).value.target, new);
                 let live = !matches!(old, Target::None);
-                if st.unbind(old, out) {
-                    st.reg.users.at_mut(index).value.kept.get_or_insert(0);
+                if let Left::News { data, .. } = st.unbind(old, out) {
+                    *st.reg.users.at_mut(index).value.kept.get_or_insert(0) |= data as u32;
                 }
                 self.repost(st, handle, index);
                 Ok(if live { BELL_CANCELLED as i32 } else { BELL_FIRED })

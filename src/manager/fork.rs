@@ -42,7 +42,8 @@ impl Manager {
         self.frozen.lock().take().map(|_| 0).ok_or(Error::INVAL)
     }
 
-    /// In the child, which has one thread: nobody else is here.
+    /// In the child, which has one thread: nobody else is here. After an error the manager is still the parent's, and
+    /// this may be called again: what can fail comes before anything is told to anybody.
     pub fn after_fork_child(&mut self, reset: bool) -> Result<i32> {
         if !self.all.mark.is_forked() {
             return Err(Error::INVAL);
@@ -58,32 +59,36 @@ impl Manager {
         }
         self.close_queue_fds();
         if reset {
-            let states = (0..self.all.shards.len())
-                .map(|i| State::new(i as u8, self.slack, self.max_events))
-                .collect::<Result<Vec<_>>>()?;
+            let states: Vec<_> =
+                self.all.shards.iter_mut().map(|s| s.new_state(self.max_events)).collect::<Result<_>>()?;
             for (shard, state) in self.all.shards.iter_mut().zip(states) {
                 shard.replace_state(state);
-                shard.posts.forget();
             }
             // Leaked, as the states: a thread of the parent may have been in the middle of them.
-            std::mem::forget(std::mem::replace(&mut self.queues, Mutex::new(Slab::new())));
+            let queues = Slab::instead_of(self.queues.get_mut());
+            std::mem::forget(std::mem::replace(&mut self.queues, Mutex::new(queues)));
             std::mem::forget(std::mem::replace(&mut self.all.fds, FdTable::new()));
         }
         for shard in &mut self.all.shards {
             shard.start_over(self.max_events)?;
         }
         std::mem::forget(std::mem::replace(&mut self.threads, Mutex::new(Vec::new())));
-        self.all.mark.adopt();
+        self.all.shards.iter().try_for_each(Shard::after_fork_alarms)?;
+        self.all.mark.adopt(); // the threads look at it
+        if self.all.threaded {
+            if let Err(e) = self.start_threads() {
+                self.stop_threads();
+                self.all.shards.iter().for_each(Shard::reopen);
+                self.all.mark.disown();
+                return Err(e);
+            }
+        }
         let mut batch = Batch::default();
         for shard in &self.all.shards {
             let mut st = shard.lock();
             let env = shard.env(&self.all.fds);
             shard.put_in_kernel(&mut st, env, &mut Out { batch: &mut batch, sink: None, from: None });
             shard.finish(&self.all, st, &mut batch);
-            shard.after_fork_alarms()?;
-        }
-        if self.all.threaded {
-            self.start_threads()?;
         }
         Ok(0)
     }

@@ -46,7 +46,6 @@ pub struct Manager {
     threads: Mutex<Vec<JoinHandle<()>>>,
     frozen: Mutex<Option<Frozen>>,
     max_events: usize,
-    slack: i64,
 }
 
 const MAX_SHARDS: u32 = 254;
@@ -77,7 +76,6 @@ impl Manager {
             threads: Mutex::new(Vec::new()),
             frozen: Mutex::new(None),
             max_events,
-            slack: slack_ns,
         });
         if m.all.threaded {
             if let Err(e) = m.start_threads() {

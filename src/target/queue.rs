@@ -17,7 +17,7 @@
 //! So READ is on exactly while there is news, no sleeper sleeps while there is, and the doorbell rings once for each
 //! time the list becomes non-empty. A waiter who drives the home shard (`led`) sleeps in the kernel, not on the word:
 //! a delivery from elsewhere wakes that driver. (Modelled in `tests/loom_queue.rs`.)
-use super::ready_list::{After, In, Pushed, ReadyList};
+use super::ready_list::{After, In, Left, Pushed, ReadyList};
 use super::{Batch, News, Notification, Target, slot};
 use crate::abi::bell_event;
 use crate::error::{Error, Result};
@@ -80,12 +80,11 @@ impl Queue {
         inner.list.reserve(handle, user_data, after)
     }
 
-    /// True: the node had news that nobody will see now.
-    pub fn release(&self, node: u32) -> bool {
+    pub fn release(&self, node: u32) -> Left {
         let mut inner = self.inner.lock();
-        let had_news = inner.list.release(node);
+        let left = inner.list.release(node);
         self.settle(&mut inner);
-        had_news
+        left
     }
 
     pub fn set_after(&self, node: u32, after: After) {

@@ -34,6 +34,27 @@ pub enum After {
     Release,
 }
 
+/// What was in a node that is given back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Left {
+    Nothing,
+    /// News that nobody will see now.
+    News {
+        ready: Ready,
+        status: i32,
+        data: u64,
+    },
+    /// What its last drain left to do.
+    Relook,
+    Release,
+}
+
+impl Left {
+    pub fn is_news(self) -> bool {
+        matches!(self, Left::News { .. })
+    }
+}
+
 struct Node {
     handle: Handle,
     user_data: u64,
@@ -94,25 +115,29 @@ impl ReadyList {
         Ok(self.nodes.len() as u32 - 1)
     }
 
-    /// Gives the node back. True: there was news in it that nobody will see now.
-    pub fn release(&mut self, index: u32) -> bool {
-        let had_news = self.cancel(index);
+    /// Gives the node back.
+    pub fn release(&mut self, index: u32) -> Left {
+        let node = &self.nodes[index as usize];
+        let left = match node.list {
+            In::Ready => Left::News { ready: node.ready, status: node.status, data: node.data },
+            In::Relook => Left::Relook,
+            In::Release => Left::Release,
+            In::Nothing | In::Free => Left::Nothing,
+        };
+        self.cancel(index);
         let node = &mut self.nodes[index as usize];
         node.list = In::Free;
         node.next = self.free;
         self.free = index;
         self.used -= 1;
-        had_news
+        left
     }
 
-    /// Takes the node out of whatever list. True: it had news.
-    pub fn cancel(&mut self, index: u32) -> bool {
-        let list = self.nodes[index as usize].list;
-        if matches!(list, In::Nothing | In::Free) {
-            return false;
+    /// Takes the node out of whatever list.
+    pub fn cancel(&mut self, index: u32) {
+        if !matches!(self.nodes[index as usize].list, In::Nothing | In::Free) {
+            self.unlink(index);
         }
-        self.unlink(index);
-        list == In::Ready
     }
 
     /// The mode changed.
