@@ -57,7 +57,7 @@ test: deps ## every test (about 10 minutes on two cores): the stages below, one 
 	done; \
 	echo "make test: all passed, $$(($$(date +%s) - begin)) s"
 
-.PHONY: $(STAGES)
+.PHONY: $(STAGES) soak storm
 
 lint: ## clippy with warnings as errors, for each backend
 	@if $(CARGO) clippy -V >/dev/null 2>&1; then \
@@ -82,6 +82,12 @@ release-c-tests: lib ## the C programs against the optimized library, without ca
 
 readme: lib ## compiles and runs the first C program of README.md
 	@c-tests/readme.sh $(BUILD)
+
+soak: lib ## ten minutes (SECONDS=) at the fd limit, with forks and signals: is all flat, is nothing lost?
+	@$(MAKE) --no-print-directory -C c-tests SO=$(abspath $(BUILD))/libdoorbell.so soak
+
+storm: lib ## ten million synchronous unregistrations, the word unmapped at once after each four
+	@$(MAKE) --no-print-directory -C c-tests SO=$(abspath $(BUILD))/libdoorbell.so storm
 
 tsan: ## data races: ThreadSanitizer over the library and the C programs
 	@CARGO_TARGET_DIR=$(TARGET) c-tests/tsan.sh

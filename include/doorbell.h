@@ -652,7 +652,9 @@ int32_t bell_unregister_batch(struct bell_t *bell,
 // First half of closing an fd that others may wait for: the fd leaves the kernel's set, every registration of it is
 // delivered `BELL_CLOSED`, and new ones are refused with `BELL_E_CLOSED`. Then close the fd by whatever means, then
 // call `bell_close_end` with the same ticket. The registrations stay, disarmed, until they are unregistered. An fd
-// that nobody watches may be closed this way too. [B] shortly, any thread.
+// that nobody watches may be closed this way too. Between your close and `bell_close_end` the number may already be
+// that of another thread's new fd, which is refused until then: let nothing come between the two, or use
+// `bell_close_fd`, which has no such moment. [B] shortly, any thread.
 //
 // Errors: `-EINVAL` null; `-EBADF` a negative number, or one of 2^24 and more; `BELL_E_CLOSED` another close of this
 // number is under way; `-ENOMEM`.
@@ -663,12 +665,14 @@ int32_t bell_close_begin(struct bell_t *bell, int32_t fd, uint64_t *ticket);
 // Errors: `-EBADF` as above; `BELL_E_STALE` the ticket is not that of a close under way.
 int32_t bell_close_end(struct bell_t *bell, int32_t fd, uint64_t ticket);
 
-// `bell_close_begin`, `close(2)`, `bell_close_end`. The fd is gone when it returns, whatever `close(2)` said, except
-// after the errors of `bell_close_begin`. [B], as long as `close(2)` does.
+// Tells every registration of the fd `BELL_CLOSED`, as `bell_close_begin` does, and closes it with `close(2)`; one
+// that comes meanwhile is refused or told too. A new fd that another thread gets under this number is never refused.
+// The fd is gone when it returns, whatever `close(2)` said, except after the errors of `bell_close_begin`. [B], as long as `close(2)` does.
 //
 // Errors: those of `bell_close_begin`; those of `close(2)` (`-EBADF`, `-EIO`, `-ENOSPC`, `-EDQUOT`; `-EINTR` is
 // success on Linux).
-int32_t bell_close_fd(struct bell_t *bell, int32_t fd);
+int32_t bell_close_fd(struct bell_t *bell,
+                      int32_t fd);
 
 // The address of the slot of a registration, timeout or user event with target SLOT. See `bell_slot` for how long
 // it may be used, and `bell_slot_take` for reading it without a call. [N], any thread.

@@ -15,8 +15,9 @@
 //! Close against register: `close_begin` first sets CLOSING, then takes the lock of the owner that it saw. A
 //! registration takes the lock first, then acquires the word in one compare-and-swap, which fails under CLOSING. So
 //! either the registration sees CLOSING and is refused, or its list is there when the closer gets the lock. The
-//! closer cannot look at the wrong shard: once CLOSING is set, nobody becomes owner. (Modelled in
-//! `tests/loom_fd_table.rs`.)
+//! closer cannot look at the wrong shard: once CLOSING is set, nobody becomes owner. Who closes the fd itself
+//! (`Manager::close_fd`) lifts the mark first, because a closed number may be another thread's at once, and looks
+//! again after. (Modelled in `tests/loom_fd_table.rs`.)
 use crate::buckets::Buckets;
 use crate::error::{Error, Result};
 use crate::sync::AtomicU64;

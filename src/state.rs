@@ -228,6 +228,21 @@ impl State {
         }
     }
 
+    /// We have closed an fd, and this is watched under its number: the closed one, or the next of that number?
+    pub fn after_close(&mut self, env: Env, head: u32, out: &mut Out) {
+        if !matches!(self.sync_kernel(env, head, true), Err(Error::NOENT | Error::BADF)) {
+            return;
+        }
+        let fd = &mut self.reg.fds.at_mut(head).value;
+        let number = fd.fd;
+        if std::mem::take(&mut fd.kernel) != Kernel::Absent {
+            self.ghosts += 1; // if a dup of it lives elsewhere
+        }
+        if !self.close_list(env, number, 0, out) {
+            self.later(number, true);
+        }
+    }
+
     /// The next turn goes on.
     pub fn later(&mut self, number: i32, closed: bool) {
         if self.retry.try_reserve(1).is_ok() {

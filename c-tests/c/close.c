@@ -335,6 +335,43 @@ static void *unregister_now(void *argument)
 
 /* The fd leaves the kernel's set before bell_close_fd closes it, also when somebody is just unregistering it; else the dup
  * would keep a ghost there. */
+typedef struct stranger {
+    bell_t *bell;
+    uint32_t rounds;
+} stranger;
+
+static void *open_and_close(void *argument)
+{
+    stranger *s = argument;
+    for (uint32_t i = 0; i < s->rounds; i++) {
+        int fd = make_eventfd();
+        bell_handle h = 0;
+        bell_fd_spec spec = fd_spec(fd, BELL_READ, BELL_ONESHOT, to_slot());
+        CHECK_EQ(bell_register_fd(s->bell, &spec, &h), 0);
+        CHECK_EQ(eventfd_write(fd, 1), 0);
+        CHECK_HAS(CHECK_OK(bell_slot_wait(s->bell, h, BELL_READ, now_ns() + PATIENCE, 0)), BELL_READ);
+        CHECK_EQ(bell_close_fd(s->bell, fd), 0);
+        CHECK_EQ(bell_unregister(s->bell, h, 0), BELL_FIRED);
+    }
+    return NULL;
+}
+
+/* Threads that know nothing of each other get each other's numbers, some the moment they are free. */
+static void a_number_that_another_thread_has_just_closed_is_not_refused(void)
+{
+    enum { STRANGERS = 4 };
+    for (uint32_t threads = 0; threads < 2; threads++) {
+        stranger s = {.bell = make_bell(1, threads), .rounds = (uint32_t)rounds(5000)};
+        pthread_t all[STRANGERS];
+        for (int i = 0; i < STRANGERS; i++)
+            all[i] = start_thread(open_and_close, &s);
+        for (int i = 0; i < STRANGERS; i++)
+            join_thread(all[i]);
+        CHECK_EQ(stats_of(s.bell).ghosts, 0);
+        check_clean(s.bell);
+    }
+}
+
 static void unregistering_races_closing(void)
 {
     race r = {.rounds = rounds(20000)};
@@ -625,6 +662,7 @@ int main(void)
     RUN(the_reused_number_is_new_and_old_handles_hear_nothing_of_it);
     RUN(sleepers_of_every_kind_wake);
     RUN(registering_races_closing);
+    RUN(a_number_that_another_thread_has_just_closed_is_not_refused);
     RUN(unregistering_races_closing);
     RUN(a_dup_that_stays_open_is_not_heard);
     RUN(a_number_reused_behind_our_back_works);

@@ -220,7 +220,9 @@ pub unsafe extern "C" fn bell_unregister_batch(
 /// First half of closing an fd that others may wait for: the fd leaves the kernel's set, every registration of it is
 /// delivered `BELL_CLOSED`, and new ones are refused with `BELL_E_CLOSED`. Then close the fd by whatever means, then
 /// call `bell_close_end` with the same ticket. The registrations stay, disarmed, until they are unregistered. An fd
-/// that nobody watches may be closed this way too. [B] shortly, any thread.
+/// that nobody watches may be closed this way too. Between your close and `bell_close_end` the number may already be
+/// that of another thread's new fd, which is refused until then: let nothing come between the two, or use
+/// `bell_close_fd`, which has no such moment. [B] shortly, any thread.
 ///
 /// Errors: `-EINVAL` null; `-EBADF` a negative number, or one of 2^24 and more; `BELL_E_CLOSED` another close of this
 /// number is under way; `-ENOMEM`.
@@ -245,8 +247,9 @@ pub extern "C" fn bell_close_end(bell: *mut bell_t, fd: i32, ticket: u64) -> i32
     call(bell, |m| m.close_end(fd, ticket))
 }
 
-/// `bell_close_begin`, `close(2)`, `bell_close_end`. The fd is gone when it returns, whatever `close(2)` said, except
-/// after the errors of `bell_close_begin`. [B], as long as `close(2)` does.
+/// Tells every registration of the fd `BELL_CLOSED`, as `bell_close_begin` does, and closes it with `close(2)`; one
+/// that comes meanwhile is refused or told too. A new fd that another thread gets under this number is never refused.
+/// The fd is gone when it returns, whatever `close(2)` said, except after the errors of `bell_close_begin`. [B], as long as `close(2)` does.
 ///
 /// Errors: those of `bell_close_begin`; those of `close(2)` (`-EBADF`, `-EIO`, `-ENOSPC`, `-EDQUOT`; `-EINTR` is
 /// success on Linux).

@@ -301,6 +301,21 @@ impl Manager {
         shard.finish(&self.all, st, &mut batch);
     }
 
+    /// Whoever came after the mark was lifted has either the closed fd, and is told, or a new one of its number: the
+    /// kernel knows, because it has no entry of the closed one under this number.
+    fn after_close(&self, fd: i32) {
+        let Ok(Owner::Shard(i)) = self.all.fds.owner(fd) else { return };
+        let shard = &self.all.shards[i];
+        let env = shard.env(&self.all.fds);
+        let mut batch = Batch::default();
+        let mut st = shard.lock();
+        let head = env.fds.head(fd);
+        if head != NIL {
+            st.after_close(env, head, &mut Out { batch: &mut batch, sink: None, from: None });
+        }
+        shard.finish(&self.all, st, &mut batch);
+    }
+
     fn close_exclusive(&self, shard: &Shard, fd: i32) {
         let env = shard.env(&self.all.fds);
         let mut batch = Batch::default();
@@ -324,9 +339,11 @@ impl Manager {
 
     pub fn close_fd(&self, fd: i32) -> Result<i32> {
         let ticket = self.close_begin(fd)?;
+        // The mark goes first: once the fd is closed its number may be another thread's, who would be refused.
+        self.all.fds.close_end(fd, ticket)?;
         // SAFETY: the caller asked for it.
         let closed = Error::check(unsafe { libc::close(fd) });
-        self.all.fds.close_end(fd, ticket)?;
+        self.after_close(fd);
         match closed {
             Err(Error::INTR) => Ok(0), // Linux: the fd is gone
             r => r,

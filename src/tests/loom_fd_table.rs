@@ -5,7 +5,10 @@ use crate::fd_table::{Acquired, FdTable, NO_HEAD, Owner};
 use crate::sync::Mutex;
 use loom::thread;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU32,
+    Ordering::{Relaxed, SeqCst},
+};
 
 const FD: i32 = 0;
 
@@ -33,11 +36,20 @@ impl Shared {
     }
 
     /// As `Manager::register_fd`. On which shard, if it was not refused.
-    fn register(&self, mut place: usize) -> Result<usize, Error> {
+    fn register(&self, place: usize) -> Result<usize, Error> {
+        self.register_if(place, || true)
+    }
+    fn register_if(&self, mut place: usize, is_open: impl Fn() -> bool) -> Result<usize, Error> {
         loop {
             let _lock = self.shards[place].lock();
             match self.table.acquire(FD, place)? {
                 Acquired::Mine(head) => {
+                    if !is_open() {
+                        if head == NO_HEAD {
+                            self.table.set_head(FD, place, NO_HEAD);
+                        }
+                        return Err(Error::BADF);
+                    }
                     assert_eq!(head, if self.list(place) == 0 { NO_HEAD } else { self.list(place) });
                     assert_eq!(self.list(1 - place), 0, "two owners");
                     self.set_list(place, self.list(place) + 1);
@@ -93,6 +105,37 @@ fn while_it_closes_nothing_is_registered() {
         assert!(late.iter().all(|r| matches!(r, Ok(_) | Err(Error::CLOSED))));
         assert_eq!(shared.table.close_end(FD, ticket), Err(Error::STALE));
         shared.register(1).unwrap();
+    });
+}
+
+/// As `Manager::close_fd`, which lifts the mark before it closes: whoever registered in between is told, or has met a
+/// closed fd.
+///
+/// Mutants killed: no look after the close, or one without the lock; the look before the close.
+#[test]
+fn nobody_stays_registered_for_what_was_closed() {
+    explore(4, || {
+        let shared = Shared::new();
+        let open = Arc::new(loom::sync::atomic::AtomicBool::new(true));
+        let registrars = [0, 1].map(|place| {
+            let (s, open) = (shared.clone(), open.clone());
+            thread::spawn(move || s.register_if(place, || open.load(SeqCst)))
+        });
+        let ticket = shared.close_begin();
+        shared.table.close_end(FD, ticket).unwrap();
+        open.store(false, SeqCst);
+        if let Ok(Owner::Shard(place)) = shared.table.owner(FD) {
+            let _lock = shared.shards[place].lock();
+            if shared.table.head(FD) != NO_HEAD {
+                shared.set_list(place, 0);
+            }
+        }
+        for registrar in registrars {
+            let made = registrar.join().unwrap();
+            assert!(matches!(made, Ok(_) | Err(Error::CLOSED | Error::BADF)));
+        }
+        assert_eq!(shared.registered(), 0);
+        assert_eq!(shared.table.owner(FD), Ok(Owner::Nobody));
     });
 }
 
