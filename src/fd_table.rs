@@ -83,6 +83,12 @@ impl FdTable {
         }
     }
 
+    /// After the fd was closed. A write, not a load: a registration that it does not see comes behind it in the order
+    /// of this word, and so meets a closed fd. (A load could be older than both; the model finds it.)
+    pub fn owner_after_close(&self, fd: i32) -> Result<Owner> {
+        Ok(owner(self.word(fd)?.fetch_or(0, AcqRel)))
+    }
+
     pub fn owner(&self, fd: i32) -> Result<Owner> {
         Ok(owner(self.word(fd)?.load(Acquire)))
     }

@@ -304,7 +304,7 @@ impl Manager {
     /// Whoever came after the mark was lifted has either the closed fd, and is told, or a new one of its number: the
     /// kernel knows, because it has no entry of the closed one under this number.
     fn after_close(&self, fd: i32) {
-        let Ok(Owner::Shard(i)) = self.all.fds.owner(fd) else { return };
+        let Ok(Owner::Shard(i)) = self.all.fds.owner_after_close(fd) else { return };
         let shard = &self.all.shards[i];
         let env = shard.env(&self.all.fds);
         let mut batch = Batch::default();
