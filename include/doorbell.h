@@ -12,7 +12,8 @@
  *     bell_handle h;
  *     bell_register_fd(bell, &spec, &h);
  *     bell_event e;
- *     while (bell_poll(bell, 0, &e, 1, BELL_NEVER) == 1) { read(sock, ...); bell_rearm(bell, h, NULL, BELL_NEVER); }
+ *     while (bell_poll(bell, 0, &e, 1, BELL_NEVER) == 1 && read(sock, buffer, sizeof buffer) > 0)
+ *         bell_rearm(bell, h, NULL, BELL_NEVER);
  *     bell_unregister(bell, h, 0);
  *     bell_destroy(bell, 0);
  *
@@ -443,32 +444,32 @@ typedef struct bell_counters {
 extern "C" {
 #endif // __cplusplus
 
-// The version of the binary interface: `BELL_ABI_MAJOR` << 16 | `BELL_ABI_MINOR` of the library that runs.
+// Returns the version of the binary interface: `BELL_ABI_MAJOR` << 16 | `BELL_ABI_MINOR` of the library that runs.
 // A program that was compiled with another major must not go on. [N], any thread.
 uint32_t bell_abi_version(void);
 
-// The version of the library, like "0.1.0". A static string. [N], any thread.
+// Returns the version of the library, like "0.1.0". A static string. [N], any thread.
 const char *bell_version(void);
 
-// What an error means, in English, for any result of this library; never null. A static string.
+// Returns what an error means, in English, for any result of this library; never null. A static string.
 // [N], any thread, async-signal-safe.
 const char *bell_strerror(int32_t error);
 
-// Size and alignment in bytes of a struct (`BELL_LAYOUT_*`) as the library was compiled, for bindings that
+// Tells size and alignment in bytes of a struct (`BELL_LAYOUT_*`) as the library was compiled, for bindings that
 // check theirs when they load. Either output may be null. [N], any thread.
 //
 // Errors: `-EINVAL` unknown struct.
 int32_t bell_layout(uint32_t struct_id, uint32_t *size, uint32_t *align);
 
-// What this build on this machine can do: `BELL_FEATURE_*`, ORed. [N], any thread.
+// Tells what this build on this machine can do: `BELL_FEATURE_*`, ORed. [N], any thread.
 //
 // Errors: `-EINVAL` null.
 int32_t bell_features(uint64_t *bits);
 
-// The time of a clock (`BELL_CLOCK_*`) in nanoseconds, as deadlines count it. [N], any thread,
+// Returns the time of a clock (`BELL_CLOCK_*`) in nanoseconds, as deadlines count it. [N], any thread,
 // async-signal-safe.
 //
-// Errors (negative): `-EINVAL` unknown clock, `BELL_E_UNSUPPORTED` a clock that this system lacks.
+// Errors (negative): `-EINVAL` unknown clock; `BELL_E_UNSUPPORTED` a clock that this system lacks.
 int64_t bell_now(uint32_t clock);
 
 // Fills a config with the defaults: one shard, no library threads. `size` is `sizeof(bell_config)`.
@@ -499,8 +500,8 @@ int32_t bell_create(const struct bell_config *config, struct bell_t **out);
 // `BELL_FORCE`: a thread is inside; nothing has changed.
 int32_t bell_destroy(struct bell_t *bell, uint32_t flags);
 
-// Call it before `fork(2)` if other threads may be inside the library at that moment and the child will go on
-// using the manager: it waits until no change is under way and holds off new ones until
+// Makes ready for `fork(2)`. Call it if other threads may be inside the library at that moment and the child will go
+// on using the manager: it waits until no change is under way and holds off new ones until
 // `bell_after_fork_parent` (in the parent) or `bell_after_fork_child` (in the child), which must follow on the
 // same thread. Made for `pthread_atfork`. [B], shortly.
 //
@@ -556,10 +557,10 @@ int32_t bell_wake(struct bell_t *bell, uint32_t shard);
 // Errors: `-EINVAL` unknown shard, null.
 int32_t bell_next_deadline(struct bell_t *bell, uint32_t shard, int64_t *deadline_ns);
 
-// An fd that becomes readable when a turn of the shard would find something: fds, timeouts, posts, wakes. Watch it
-// in any other event loop and call `bell_poll` with timeout 0 when it is readable. It belongs to the manager: do
-// not read, change or close it. The same fd at every call until `bell_destroy`. From the first call on, the shard
-// keeps a timer armed for it. [N], any thread.
+// Returns an fd that becomes readable when a turn of the shard would find something: fds, timeouts, posts, wakes.
+// Watch it in any other event loop and call `bell_poll` with timeout 0 when it is readable. It belongs to the
+// manager: do not read, change or close it. The same fd at every call until `bell_destroy`. From the first call
+// on, the shard keeps a timer armed for it. [N], any thread.
 //
 // Errors: `-EINVAL` unknown shard; `-EMFILE`, `-ENFILE`, `-ENOMEM`; `BELL_E_UNSUPPORTED` the backend has none (poll),
 // or library threads drive the shard.
@@ -626,8 +627,8 @@ int32_t bell_rearm_batch(struct bell_t *bell, const bell_handle *handles, uint32
 int32_t bell_retarget(struct bell_t *bell, bell_handle handle, const struct bell_target *target);
 
 // Ends a registration, timeout or user event; the handle is stale from then on, and no `bell_poll` or drain returns
-// news of it any more. Says who owns the target's resource now: `BELL_CANCELLED`: it was armed, was not delivered
-// and never will be; it is yours. `BELL_FIRED`: it was delivered, is being delivered just now, or was not armed. An
+// news of it any more. Returns who owns the target's resource now: `BELL_CANCELLED`: it was armed, was not delivered
+// and never will be; it is yours; or `BELL_FIRED`: it was delivered, is being delivered just now, or was not armed. An
 // armed one-shot answers exactly one of the two. EDGE, LEVEL, periodic ones and user events are armed as long as
 // they live, and answer `BELL_CANCELLED`; so do those whose news lay undrained in a queue (or waited for
 // `bell_poll`): nobody has seen it, and nobody will. Before you free a word or close a wake fd, pass `BELL_SYNC`: it
@@ -687,12 +688,12 @@ int32_t bell_slot_map(struct bell_t *bell, bell_handle handle, struct bell_slot 
 // Errors: `BELL_E_STALE`; `-EINVAL` another direction, or the target is not SLOT.
 int32_t bell_slot_consume(struct bell_t *bell, bell_handle handle, uint32_t direction);
 
-// Waits for news on one word of a slot and takes it: the bits, greater than 0. News that is there already is taken
-// at once. The loop of a consumer is `while ((n = read(fd, p, len)) < 0 && errno == EAGAIN) if (bell_slot_wait(b, h,
-// BELL_READ, BELL_NEVER, 0) < 0) break;` In a manager without library threads the caller drives the shard while it
-// waits, unless somebody does. `deadline_ns`: absolute, `BELL_CLOCK_MONOTONIC`; `BELL_NEVER`: none; 0: only looks. A
-// ONESHOT registration must be armed again (`bell_rearm`) before the next wait. Several threads may wait on one
-// word: each piece of news ends the wait of one of them. [B], any thread.
+// Waits for news on one word of a slot and takes it. Returns the bits, greater than 0. News that is there already
+// is taken at once. The loop of a consumer is `while ((n = read(fd, p, len)) < 0 && errno == EAGAIN) if
+// (bell_slot_wait(b, h, BELL_READ, BELL_NEVER, 0) < 0) break;` In a manager without library threads the caller
+// drives the shard while it waits, unless somebody does. `deadline_ns`: absolute, `BELL_CLOCK_MONOTONIC`;
+// `BELL_NEVER`: none; 0: only looks. A ONESHOT registration must be armed again (`bell_rearm`) before the next
+// wait. Several threads may wait on one word: each piece of news ends the wait of one of them. [B], any thread.
 //
 // Errors: `-ETIMEDOUT` the deadline passed without news; `-EINTR` a signal came; `BELL_E_CANCELLED` unregistered, or
 // given another target, while it waited; `BELL_E_STALE`; `-EINVAL` direction, flags, negative deadline, target not
@@ -732,9 +733,9 @@ int32_t bell_queue_wait(struct bell_t *bell,
                         uint32_t capacity,
                         int64_t deadline_ns);
 
-// An fd that is readable as long as the queue is not empty, for use in another event loop. It belongs to the queue:
-// do not read or close it. Somebody must drive the shards. LEVEL registrations are looked at only by drains: drain
-// once more after the last event. [N], any thread.
+// Returns an fd that is readable as long as the queue is not empty, for use in another event loop. It belongs to
+// the queue: do not read or close it. Somebody must drive the shards. LEVEL registrations are looked at only by
+// drains: drain once more after the last event. [N], any thread.
 //
 // Errors: `BELL_E_STALE`; `-EINVAL` not a queue; `-EMFILE`, `-ENFILE`, `-ENOMEM`.
 int32_t bell_queue_fd(struct bell_t *bell, bell_handle queue);

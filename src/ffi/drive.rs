@@ -57,10 +57,10 @@ pub unsafe extern "C" fn bell_next_deadline(bell: *mut bell_t, shard: u32, deadl
     })
 }
 
-/// An fd that becomes readable when a turn of the shard would find something: fds, timeouts, posts, wakes. Watch it
-/// in any other event loop and call `bell_poll` with timeout 0 when it is readable. It belongs to the manager: do
-/// not read, change or close it. The same fd at every call until `bell_destroy`. From the first call on, the shard
-/// keeps a timer armed for it. [N], any thread.
+/// Returns an fd that becomes readable when a turn of the shard would find something: fds, timeouts, posts, wakes.
+/// Watch it in any other event loop and call `bell_poll` with timeout 0 when it is readable. It belongs to the
+/// manager: do not read, change or close it. The same fd at every call until `bell_destroy`. From the first call
+/// on, the shard keeps a timer armed for it. [N], any thread.
 ///
 /// Errors: `-EINVAL` unknown shard; `-EMFILE`, `-ENFILE`, `-ENOMEM`; `BELL_E_UNSUPPORTED` the backend has none (poll),
 /// or library threads drive the shard.

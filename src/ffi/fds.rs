@@ -165,8 +165,8 @@ pub unsafe extern "C" fn bell_retarget(bell: *mut bell_t, handle: bell_handle, t
 }
 
 /// Ends a registration, timeout or user event; the handle is stale from then on, and no `bell_poll` or drain returns
-/// news of it any more. Says who owns the target's resource now: `BELL_CANCELLED`: it was armed, was not delivered
-/// and never will be; it is yours. `BELL_FIRED`: it was delivered, is being delivered just now, or was not armed. An
+/// news of it any more. Returns who owns the target's resource now: `BELL_CANCELLED`: it was armed, was not delivered
+/// and never will be; it is yours; or `BELL_FIRED`: it was delivered, is being delivered just now, or was not armed. An
 /// armed one-shot answers exactly one of the two. EDGE, LEVEL, periodic ones and user events are armed as long as
 /// they live, and answer `BELL_CANCELLED`; so do those whose news lay undrained in a queue (or waited for
 /// `bell_poll`): nobody has seen it, and nobody will. Before you free a word or close a wake fd, pass `BELL_SYNC`: it

@@ -7,27 +7,27 @@ use crate::event::Clock;
 use std::ffi::c_char;
 use std::mem::{align_of, size_of};
 
-/// The version of the binary interface: `BELL_ABI_MAJOR` << 16 | `BELL_ABI_MINOR` of the library that runs.
+/// Returns the version of the binary interface: `BELL_ABI_MAJOR` << 16 | `BELL_ABI_MINOR` of the library that runs.
 /// A program that was compiled with another major must not go on. [N], any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_abi_version() -> u32 {
     BELL_ABI_MAJOR << 16 | BELL_ABI_MINOR
 }
 
-/// The version of the library, like "0.1.0". A static string. [N], any thread.
+/// Returns the version of the library, like "0.1.0". A static string. [N], any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }
 
-/// What an error means, in English, for any result of this library; never null. A static string.
+/// Returns what an error means, in English, for any result of this library; never null. A static string.
 /// [N], any thread, async-signal-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_strerror(error: i32) -> *const c_char {
     error::describe(error).as_ptr()
 }
 
-/// Size and alignment in bytes of a struct (`BELL_LAYOUT_*`) as the library was compiled, for bindings that
+/// Tells size and alignment in bytes of a struct (`BELL_LAYOUT_*`) as the library was compiled, for bindings that
 /// check theirs when they load. Either output may be null. [N], any thread.
 ///
 /// Errors: `-EINVAL` unknown struct.
@@ -55,7 +55,7 @@ pub unsafe extern "C" fn bell_layout(struct_id: u32, size: *mut u32, align: *mut
     })
 }
 
-/// What this build on this machine can do: `BELL_FEATURE_*`, ORed. [N], any thread.
+/// Tells what this build on this machine can do: `BELL_FEATURE_*`, ORed. [N], any thread.
 ///
 /// Errors: `-EINVAL` null.
 #[unsafe(no_mangle)]
@@ -67,10 +67,10 @@ pub unsafe extern "C" fn bell_features(bits: *mut u64) -> i32 {
     })
 }
 
-/// The time of a clock (`BELL_CLOCK_*`) in nanoseconds, as deadlines count it. [N], any thread,
+/// Returns the time of a clock (`BELL_CLOCK_*`) in nanoseconds, as deadlines count it. [N], any thread,
 /// async-signal-safe.
 ///
-/// Errors (negative): `-EINVAL` unknown clock, `BELL_E_UNSUPPORTED` a clock that this system lacks.
+/// Errors (negative): `-EINVAL` unknown clock; `BELL_E_UNSUPPORTED` a clock that this system lacks.
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_now(clock: u32) -> i64 {
     match Clock::decode(clock).and_then(backend::now) {

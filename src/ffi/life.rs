@@ -95,8 +95,8 @@ pub extern "C" fn bell_destroy(bell: *mut bell_t, flags: u32) -> i32 {
     })
 }
 
-/// Call it before `fork(2)` if other threads may be inside the library at that moment and the child will go on
-/// using the manager: it waits until no change is under way and holds off new ones until
+/// Makes ready for `fork(2)`. Call it if other threads may be inside the library at that moment and the child will go
+/// on using the manager: it waits until no change is under way and holds off new ones until
 /// `bell_after_fork_parent` (in the parent) or `bell_after_fork_child` (in the child), which must follow on the
 /// same thread. Made for `pthread_atfork`. [B], shortly.
 ///

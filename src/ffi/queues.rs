@@ -74,9 +74,9 @@ pub unsafe extern "C" fn bell_queue_wait(
     })
 }
 
-/// An fd that is readable as long as the queue is not empty, for use in another event loop. It belongs to the queue:
-/// do not read or close it. Somebody must drive the shards. LEVEL registrations are looked at only by drains: drain
-/// once more after the last event. [N], any thread.
+/// Returns an fd that is readable as long as the queue is not empty, for use in another event loop. It belongs to
+/// the queue: do not read or close it. Somebody must drive the shards. LEVEL registrations are looked at only by
+/// drains: drain once more after the last event. [N], any thread.
 ///
 /// Errors: `BELL_E_STALE`; `-EINVAL` not a queue; `-EMFILE`, `-ENFILE`, `-ENOMEM`.
 #[unsafe(no_mangle)]

@@ -28,12 +28,12 @@ pub extern "C" fn bell_slot_consume(bell: *mut bell_t, handle: bell_handle, dire
     call(bell, |m| m.slot_consume(handle, Direction::decode(direction)?))
 }
 
-/// Waits for news on one word of a slot and takes it: the bits, greater than 0. News that is there already is taken
-/// at once. The loop of a consumer is `while ((n = read(fd, p, len)) < 0 && errno == EAGAIN) if (bell_slot_wait(b, h,
-/// BELL_READ, BELL_NEVER, 0) < 0) break;` In a manager without library threads the caller drives the shard while it
-/// waits, unless somebody does. `deadline_ns`: absolute, `BELL_CLOCK_MONOTONIC`; `BELL_NEVER`: none; 0: only looks. A
-/// ONESHOT registration must be armed again (`bell_rearm`) before the next wait. Several threads may wait on one
-/// word: each piece of news ends the wait of one of them. [B], any thread.
+/// Waits for news on one word of a slot and takes it. Returns the bits, greater than 0. News that is there already
+/// is taken at once. The loop of a consumer is `while ((n = read(fd, p, len)) < 0 && errno == EAGAIN) if
+/// (bell_slot_wait(b, h, BELL_READ, BELL_NEVER, 0) < 0) break;` In a manager without library threads the caller
+/// drives the shard while it waits, unless somebody does. `deadline_ns`: absolute, `BELL_CLOCK_MONOTONIC`;
+/// `BELL_NEVER`: none; 0: only looks. A ONESHOT registration must be armed again (`bell_rearm`) before the next
+/// wait. Several threads may wait on one word: each piece of news ends the wait of one of them. [B], any thread.
 ///
 /// Errors: `-ETIMEDOUT` the deadline passed without news; `-EINTR` a signal came; `BELL_E_CANCELLED` unregistered, or
 /// given another target, while it waited; `BELL_E_STALE`; `-EINVAL` direction, flags, negative deadline, target not
