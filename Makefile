@@ -12,7 +12,7 @@ POLL := RUSTFLAGS='--cfg doorbell_backend="poll"'
 FOR_POLL := --target-dir $(TARGET)/poll
 
 # In the order of what they cost, so that a failure shows early.
-STAGES := lint unit-epoll unit-poll c-tests-epoll c-tests-poll release-c-tests readme tsan loom
+STAGES := lint unit-epoll unit-poll c-tests-epoll c-tests-poll release-c-tests docs man-check tsan loom
 
 .PHONY: help
 help: ## this list
@@ -40,6 +40,10 @@ demo: deps lib ## the demonstration: builds and runs demo/
 .PHONY: header
 header: ## writes include/doorbell.h anew from src/ffi
 	@BELL_BLESS=1 $(CARGO) test -q -p doorbell-c-tests --test header $(FOR_EPOLL)
+
+.PHONY: man
+man: ## the manual pages, from the header: build/man
+	@docs/man.py $(BUILD)/man
 
 .PHONY: clean
 clean: ## removes all that was built
@@ -80,8 +84,11 @@ c-tests-poll: ## the same, backend poll(2)
 release-c-tests: lib ## the C programs against the optimized library, without cargo
 	@$(MAKE) --no-print-directory -C c-tests SO=$(abspath $(BUILD))/libdoorbell.so
 
-readme: lib ## compiles and runs the first C program of README.md
-	@c-tests/readme.sh $(BUILD)
+docs: lib ## compiles and runs every program in the documentation
+	@c-tests/docs.sh $(BUILD)
+
+man-check: lib man ## is there a manual page for each function, and are they well-formed?
+	@c-tests/man.sh $(BUILD)
 
 soak: lib ## ten minutes (SECONDS=) at the fd limit, with forks and signals: is all flat, is nothing lost?
 	@$(MAKE) --no-print-directory -C c-tests SO=$(abspath $(BUILD))/libdoorbell.so soak

@@ -22,6 +22,8 @@ has nm && has readelf || need="$need binutils"
 has c++ || like="$like g++"
 has valgrind || like="$like valgrind libc6-dbg"
 has strace || like="$like strace"
+has mandoc || has groff || like="$like mandoc"
+has python3 || like="$like python3"
 [ -z "$need$like" ] && exit 0
 
 install="apt-get install -y --no-install-recommends$need$like"

@@ -455,7 +455,7 @@ const char *bell_version(void);
 // [N], any thread, async-signal-safe.
 const char *bell_strerror(int32_t error);
 
-// Tells size and alignment in bytes of a struct (`BELL_LAYOUT_*`) as the library was compiled, for bindings that
+// Tells size and alignment of a struct (`BELL_LAYOUT_*`): in bytes, as the library was compiled, for bindings that
 // check theirs when they load. Either output may be null. [N], any thread.
 //
 // Errors: `-EINVAL` unknown struct.
@@ -513,7 +513,7 @@ int32_t bell_before_fork(struct bell_t *bell);
 // Errors: `-EINVAL` without a `bell_before_fork` on this manager.
 int32_t bell_after_fork_parent(struct bell_t *bell);
 
-// In the child after `fork(2)`: makes the manager usable. New kernel objects are made and every registration taken
+// Makes the manager usable in the child after `fork(2)`. New kernel objects are made and every registration taken
 // over, or, with `BELL_FORK_RESET`, forgotten without delivery: no handle made from then on is one that the parent
 // had. The parent's kernel set is not touched. Library threads are started again. Threads of the parent that waited
 // do not exist here. Handles stay valid, slots stay mapped; fds from `bell_pollable_fd` must be asked for again.
@@ -661,7 +661,7 @@ int32_t bell_unregister_batch(struct bell_t *bell,
 // number is under way; `-ENOMEM`.
 int32_t bell_close_begin(struct bell_t *bell, int32_t fd, uint64_t *ticket);
 
-// Second half: the number may be registered again. [N], any thread.
+// Second half of closing an fd: the number may be registered again. [N], any thread.
 //
 // Errors: `-EBADF` as above; `BELL_E_STALE` the ticket is not that of a close under way.
 int32_t bell_close_end(struct bell_t *bell, int32_t fd, uint64_t ticket);
@@ -816,7 +816,8 @@ int32_t bell_dump(struct bell_t *bell, int32_t fd);
 #if !defined(DOORBELL_H_INLINE) && (defined(__GNUC__) || defined(__clang__))
 #define DOORBELL_H_INLINE
 /** Takes the news from a word of a slot (or a FUTEX word) without a call: `bell_slot_take(&slot->rd)`. Returns the bits
- *  (BELL_NEWS | BELL_CLOSED | BELL_CANCELLED), 0 if there is none. Take news before the I/O that it allows. [N] */
+ *  (BELL_NEWS | BELL_CLOSED | BELL_CANCELLED), 0 if there is none. Take news before the I/O that it allows. [N], any
+ *  thread. */
 static inline uint32_t bell_slot_take(uint32_t *word)
 {
     const uint32_t sticky = BELL_CLOSED | BELL_CANCELLED;

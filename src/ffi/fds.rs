@@ -239,7 +239,7 @@ pub unsafe extern "C" fn bell_close_begin(bell: *mut bell_t, fd: i32, ticket: *m
     })
 }
 
-/// Second half: the number may be registered again. [N], any thread.
+/// Second half of closing an fd: the number may be registered again. [N], any thread.
 ///
 /// Errors: `-EBADF` as above; `BELL_E_STALE` the ticket is not that of a close under way.
 #[unsafe(no_mangle)]

@@ -27,7 +27,7 @@ pub extern "C" fn bell_strerror(error: i32) -> *const c_char {
     error::describe(error).as_ptr()
 }
 
-/// Tells size and alignment in bytes of a struct (`BELL_LAYOUT_*`) as the library was compiled, for bindings that
+/// Tells size and alignment of a struct (`BELL_LAYOUT_*`): in bytes, as the library was compiled, for bindings that
 /// check theirs when they load. Either output may be null. [N], any thread.
 ///
 /// Errors: `-EINVAL` unknown struct.

@@ -114,7 +114,7 @@ pub extern "C" fn bell_after_fork_parent(bell: *mut bell_t) -> i32 {
     call(bell, |m| m.after_fork_parent())
 }
 
-/// In the child after `fork(2)`: makes the manager usable. New kernel objects are made and every registration taken
+/// Makes the manager usable in the child after `fork(2)`. New kernel objects are made and every registration taken
 /// over, or, with `BELL_FORK_RESET`, forgotten without delivery: no handle made from then on is one that the parent
 /// had. The parent's kernel set is not touched. Library threads are started again. Threads of the parent that waited
 /// do not exist here. Handles stay valid, slots stay mapped; fds from `bell_pollable_fd` must be asked for again.
