@@ -45,6 +45,10 @@ header: ## writes include/doorbell.h anew from src/ffi
 man: ## the manual pages, from the header: build/man
 	@docs/man.py $(BUILD)/man
 
+.PHONY: pictures
+pictures: ## draws docs/pictures/*.svg anew from the texts beside them
+	@BELL_BLESS=1 $(CARGO) test -q -p doorbell-c-tests --test pictures $(FOR_EPOLL)
+
 .PHONY: clean
 clean: ## removes all that was built
 	@$(CARGO) clean -q $(FOR_EPOLL)
