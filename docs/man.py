@@ -241,12 +241,12 @@ def overview(header):
     for section in re.split(r"^# ", (DOCS / "doorbell.7.md").read_text(), flags=re.M)[1:]:
         title, _, text = section.partition("\n")
         out.append(f".SH {title}\n")
-        for part in re.split(r"^(@[^\n]*|## [^\n]*|```c\n.*?```)$", text, flags=re.M | re.S):
+        for part in re.split(r"^(@[^\n]*|## [^\n]*|```text\n.*?```)$", text, flags=re.M | re.S):
             part = part.strip("\n")
             if part.startswith("## "):
                 out.append(f".SS {part[3:]}\n")
             elif part.startswith("```"):
-                out.append(verbatim(part[5:-3]))
+                out.append(verbatim(part[8:-3]))
             elif part.startswith("@"):
                 out.append(directive(header, *part[1:].split(None, 1)))
             elif part and title == "NAME":
