@@ -67,11 +67,13 @@ test: deps ## every test (about 10 minutes on two cores): the stages below, one 
 
 .PHONY: $(STAGES) soak storm
 
-lint: ## clippy with warnings as errors, for each backend
+lint: ## clippy (for each backend) and rustdoc with warnings as errors
 	@if $(CARGO) clippy -V >/dev/null 2>&1; then \
 	  $(CARGO) clippy -q --workspace --all-targets $(FOR_EPOLL) -- -D warnings && \
 	  $(POLL) $(CARGO) clippy -q --lib --tests $(FOR_POLL) -- -D warnings; \
 	else echo "skipped: no clippy"; fi
+	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc -q -p doorbell --no-deps $(FOR_EPOLL)
+	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc -q -p doorbell --no-deps --document-private-items $(FOR_EPOLL)
 
 unit-epoll: ## the tests in src/, backend epoll
 	@$(CARGO) test -q -p doorbell $(FOR_EPOLL)

@@ -4,6 +4,8 @@
 //! What C must promise for each pointer is said in that manual, function by function, so there are no `# Safety`
 //! sections.
 #![allow(clippy::missing_safety_doc)]
+// The marks [N] and [B] of that manual look like links.
+#![allow(rustdoc::broken_intra_doc_links)]
 pub mod drive;
 pub mod fds;
 pub mod identity;
