@@ -10,8 +10,10 @@ functions=$(nm -D --defined-only "$lib" | sed -n 's/.* T \(bell_[a-z_]*\).*/\1/p
 for function in $functions bell_slot_take; do
   [ -s "$man/man3/$function.3" ] || { echo "man.sh: $function has no manual page"; failed=1; }
 done
-for page in "$man"/man3/*.3; do
-  grep -qw "$(basename "$page" .3)" <<<"$functions bell_slot_take" || { echo "man.sh: $page: no such function"; failed=1; }
+for page in "$man"/man3/*; do
+  name=$(basename "$page" .3)
+  grep -qw "$name" <<<"$functions bell_slot_take" || grep -q "^typedef .*\<$name\>" include/doorbell.h ||
+    { echo "man.sh: $page: no such function or type"; failed=1; }
 done
 
 pages=("$man"/man3/* "$man"/man7/*)
@@ -28,7 +30,7 @@ if command -v groff >/dev/null; then
 fi
 [ -n "$by" ] || echo "skipped: neither mandoc nor groff is here to look at the pages"
 # What a page refers to has to be there.
-links=$(sed -n 's/^\.BR \(bell_[a-z_]*\) (\(3[a-z]*\)).*/\1.\2/p' "${pages[@]}" | sort -u)
+links=$(sed -n 's/^\.BR \(bell_[a-z_]*\) (3).*/\1.3/p' "${pages[@]}" | sort -u)
 for link in $links; do
   [ -s "$man/man3/$link" ] || { echo "man.sh: a page refers to $link, which is not there"; failed=1; }
 done

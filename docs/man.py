@@ -60,11 +60,7 @@ class Header:
         self.functions[name] = "static inline " + inline[2] + ";", re.sub(r"\n \*  ?", "\n", inline[1]).splitlines()
 
     def page_of(self, name):
-        if name in self.functions:
-            return name + "(3)"
-        if name in self.structs or name in self.types:
-            return name + "(3type)"
-        return None
+        return name + "(3)" if name in self.functions | self.structs | self.types else None
 
 
 def plain(text):
@@ -133,6 +129,7 @@ def page(name, section, body, see):
     stamp = os.environ.get("SOURCE_DATE_EPOCH") or (ROOT / "include/doorbell.h").stat().st_mtime
     date = time.strftime("%Y-%m-%d", time.gmtime(int(float(stamp))))
     head = f".\\\" Made by docs/man.py from include/doorbell.h.\n.TH {name} {section} {date} \"Doorbell {VERSION}\"\n"
+    head += ".nh\n.ad l\n"
     links = ",\n".join(".BR " + link.replace("(", " (") for link in see)
     # man(7) fills paragraphs itself: a .PP right after a heading is one too many.
     body = re.sub(r"(\.SH .*\n|\.SS .*\n)\.PP\n", r"\1", body)
@@ -233,7 +230,7 @@ def struct_page(header, name, code, comment, fields):
     users = [f for f, (proto, _) in header.functions.items() if re.search(rf"\b{name}\b", proto)]
     users = users if len(users) < 9 else []
     text = " ".join(comment) + code + " ".join(users)
-    return page(name, "3type", body, see_also(header, name, text))
+    return page(name, "3", body, see_also(header, name, text))
 
 
 def overview(header):
@@ -253,8 +250,7 @@ def overview(header):
                 out.append(part.replace(" - ", " \\- ") + "\n")
             elif part:
                 out.append(paragraphs(part.split("\n")))
-    types = [n + "(3type)" for n in (*header.types, *header.structs)]
-    return page("doorbell", "7", "".join(out), [n + "(3)" for n in header.functions] + types)
+    return page("doorbell", "7", "".join(out), [n + "(3)" for n in header.functions | header.types | header.structs])
 
 
 def directive(header, what, which=""):
@@ -271,12 +267,14 @@ def directive(header, what, which=""):
         return "".join(item(f"{n}(3)", short(split_comment(c)[0])) for n, (_, c) in header.functions.items())
     if what == "types":
         known = {n: c for n, (_, c) in header.types.items()} | {n: s[1] for n, s in header.structs.items()}
-        return "".join(item(f"{n}(3type)", short(c[0])) for n, c in known.items())
+        return "".join(item(f"{n}(3)", short(c[0])) for n, c in known.items())
     if what == "readme":
         section = re.search(rf"^## {which}\n\n(- .*?)\n\n", (ROOT / "README.md").read_text(), re.M | re.S)
         if not section:
             sys.exit(f"man.py: README.md has no list below {which}")
         return paragraphs(section[1].split("\n"))
+    if what == "program":
+        return verbatim(re.search(r"^```c\n(.*?)^```$", (ROOT / which).read_text(), re.M | re.S)[1])
     sys.exit(f"man.py: doorbell.7.md: what is @{what}?")
 
 
@@ -292,8 +290,8 @@ def main():
     if unknown := [n for n in programs if not header.page_of(n)]:
         sys.exit(f"man.py: examples for what the header does not have: {unknown}")
     pages = {f"man3/{n}.3": function_page(header, n, *f, programs) for n, f in header.functions.items()}
-    pages |= {f"man3/{n}.3type": struct_page(header, n, *s) for n, s in header.structs.items()}
-    pages |= {f"man3/{n}.3type": struct_page(header, n, *t, []) for n, t in header.types.items()}
+    pages |= {f"man3/{n}.3": struct_page(header, n, *s) for n, s in header.structs.items()}
+    pages |= {f"man3/{n}.3": struct_page(header, n, *t, []) for n, t in header.types.items()}
     pages["man7/doorbell.7"] = overview(header)
     for name, text in pages.items():
         path = Path(sys.argv[1]) / name
