@@ -181,6 +181,8 @@ def examples():
     for path in sorted(DOCS.glob("*.md")):
         for names, code in re.findall(r"^```c .*?man=(\S+)[^\n]*\n(.*?)^```$", path.read_text(), re.M | re.S):
             for name in names.split(","):
+                if name + "(" not in code:
+                    sys.exit(f"man.py: {path}: an example for {name} does not call it")
                 found.setdefault(name, []).append(code)
     return found
 
