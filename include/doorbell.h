@@ -668,12 +668,12 @@ int32_t bell_close_end(struct bell_t *bell, int32_t fd, uint64_t ticket);
 
 // Tells every registration of the fd `BELL_CLOSED`, as `bell_close_begin` does, and closes it with `close(2)`; one
 // that comes meanwhile is refused or told too. A new fd that another thread gets under this number is never refused.
-// The fd is gone when it returns, whatever `close(2)` said, except after the errors of `bell_close_begin`. [B], as long as `close(2)` does.
+// The fd is gone when it returns, whatever `close(2)` said, except after the errors of `bell_close_begin`. [B], as
+// long as `close(2)` does.
 //
 // Errors: those of `bell_close_begin`; those of `close(2)` (`-EBADF`, `-EIO`, `-ENOSPC`, `-EDQUOT`; `-EINTR` is
 // success on Linux).
-int32_t bell_close_fd(struct bell_t *bell,
-                      int32_t fd);
+int32_t bell_close_fd(struct bell_t *bell, int32_t fd);
 
 // The address of the slot of a registration, timeout or user event with target SLOT. See `bell_slot` for how long
 // it may be used, and `bell_slot_take` for reading it without a call. [N], any thread.

@@ -249,7 +249,8 @@ pub extern "C" fn bell_close_end(bell: *mut bell_t, fd: i32, ticket: u64) -> i32
 
 /// Tells every registration of the fd `BELL_CLOSED`, as `bell_close_begin` does, and closes it with `close(2)`; one
 /// that comes meanwhile is refused or told too. A new fd that another thread gets under this number is never refused.
-/// The fd is gone when it returns, whatever `close(2)` said, except after the errors of `bell_close_begin`. [B], as long as `close(2)` does.
+/// The fd is gone when it returns, whatever `close(2)` said, except after the errors of `bell_close_begin`. [B], as
+/// long as `close(2)` does.
 ///
 /// Errors: those of `bell_close_begin`; those of `close(2)` (`-EBADF`, `-EIO`, `-ENOSPC`, `-EDQUOT`; `-EINTR` is
 /// success on Linux).
