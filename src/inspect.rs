@@ -1,25 +1,26 @@
 //! `bell_verify` and `bell_dump`: a shard held against itself and against the kernel, and told as text.
 use crate::backend::{Registered, Trigger};
-use crate::error::Result;
-use crate::event::{Clock, Handle, Interest, NEVER};
+use crate::error::{Error, Result};
+use crate::event::{Clock, NEVER};
 use crate::fd_table::{FdTable, Owner};
+use crate::heap::Text;
 use crate::registry::*;
 use crate::shard::Shard;
 use crate::state::State;
 use crate::target::Target;
 use crate::timers::UNARMED;
-use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{self, Arguments, Display, Write};
 
-pub fn verify(shard: &Shard, st: &mut State, fds: &FdTable, wrong: &mut Vec<String>) -> Result<()> {
-    let mut expected = BTreeMap::new();
-    let mut listed = 0;
-    let mut attached = 0;
+pub fn verify(shard: &Shard, st: &mut State, fds: &FdTable, report: &mut Report) -> Result<()> {
+    // The kernel's list in the order of numbers: a number may be there twice, beside a ghost.
+    let mut known = shard.backend.registered()?;
+    known.sort_unstable_by_key(|k| k.fd);
+    let (mut listed, mut attached) = (0, 0);
     for index in st.reg.fds.indices() {
         let fd = &st.reg.fds.at(index).value;
         if fd.is(CLOSED) {
             if fd.is(ARMED) || fd.kernel != Kernel::Absent {
-                wrong.push(format!("fd {}: closed, yet armed or in the kernel", fd.fd));
+                report.wrong(format_args!("fd {}: closed, yet armed or in the kernel", fd.fd));
             }
             continue;
         }
@@ -31,12 +32,12 @@ pub fn verify(shard: &Shard, st: &mut State, fds: &FdTable, wrong: &mut Vec<Stri
             Owner::Nobody => false,
         };
         if owner != Owner::Shard(shard.index) && !fd.is(EXCLUSIVE) {
-            wrong.push(format!("fd {}: registered here, owned by {owner:?}", fd.fd));
+            report.wrong(format_args!("fd {}: registered here, owned by {owner:?}", fd.fd));
             continue;
         }
         if !is_head {
             if fd.kernel != Kernel::Absent {
-                wrong.push(format!("fd {}: kernel state beside the first registration", fd.fd));
+                report.wrong(format_args!("fd {}: kernel state beside the first registration", fd.fd));
             }
             continue;
         }
@@ -45,55 +46,53 @@ pub fn verify(shard: &Shard, st: &mut State, fds: &FdTable, wrong: &mut Vec<Stri
             listed += 1;
             let entry = st.reg.fds.at(at);
             if entry.value.fd != fd.fd {
-                wrong.push(format!("fd {}: fd {} in its list", fd.fd, entry.value.fd));
+                report.wrong(format_args!("fd {}: fd {} in its list", fd.fd, entry.value.fd));
             }
             at = entry.link;
         }
-        check_wanted(st, index, wrong);
+        check_wanted(st, index, report);
         // SAFETY: a number. A file that lives on elsewhere stays in the kernel's list, so the list alone does not tell.
         if unsafe { libc::fcntl(fd.fd, libc::F_GETFD) } < 0 {
-            wrong.push(format!("fd {}: closed behind our back", fd.fd));
+            report.wrong(format_args!("fd {}: closed behind our back", fd.fd));
         }
         if fd.kernel != Kernel::Absent {
-            expected.insert(fd.fd, (st.reg.fd_handle(index).0, fd.kernel, fd.asked));
+            let at = known.partition_point(|k| k.fd < fd.fd);
+            if !known[at..].iter().take_while(|k| k.fd == fd.fd).any(|k| is_entry_of(st, index, k)) {
+                let cookie = st.reg.fd_handle(index).0;
+                report.wrong(format_args!("fd {}: registered as {cookie:#x}, the kernel does not have it", fd.fd));
+            }
         }
     }
     if listed != attached {
-        wrong.push(format!("{attached} registrations attached, {listed} found in lists"));
+        report.wrong(format_args!("{attached} registrations attached, {listed} found in lists"));
     }
     // Ghosts that wait for a rebuild are known.
     let mut ghosts = st.ghosts;
-    for known in shard.backend.registered()? {
-        match expected.get(&known.fd) {
-            // A silent entry keeps the cookie of whoever was first when it was told: arming replaces it.
-            Some((cookie, kernel, asked)) if known.cookie == *cookie || *kernel == Kernel::Disarmed => {
-                compare(known, *kernel, *asked, wrong);
-                expected.remove(&known.fd);
-            }
-            _ if ghosts > 0 => ghosts -= 1,
-            _ => wrong.push(format!("fd {}: the kernel has {:#x}, which is not registered", known.fd, known.cookie)),
+    for entry in &known {
+        match watched(st, fds, shard, entry.fd).filter(|index| is_entry_of(st, *index, entry)) {
+            Some(index) => compare(entry, &st.reg.fds.at(index).value, report),
+            None if ghosts > 0 => ghosts -= 1,
+            None => report
+                .wrong(format_args!("fd {}: the kernel has {:#x}, which is not registered", entry.fd, entry.cookie)),
         }
-    }
-    for (fd, (cookie, ..)) in expected {
-        wrong.push(format!("fd {fd}: registered as {cookie:#x}, the kernel does not have it"));
     }
     let State { timers, reg, .. } = st;
     for clock in Clock::ALL {
         if let Err(e) = timers[clock as usize].verify(reg) {
-            wrong.push(format!("timers {clock:?}: {e}"));
+            report.wrong(format_args!("timers {clock:?}: {e}"));
         }
     }
     let armed = reg.timeouts.indices().filter(|i| reg.timeouts.at(*i).value.pos != UNARMED).count()
         + reg.fds.indices().filter(|i| reg.fds.at(*i).value.pos != UNARMED).count();
     let in_heaps: usize = timers.iter().map(|t| t.len()).sum();
     if armed != in_heaps {
-        wrong.push(format!("{armed} deadlines armed, {in_heaps} in the heaps"));
+        report.wrong(format_args!("{armed} deadlines armed, {in_heaps} in the heaps"));
     }
     Ok(())
 }
 
 /// What the list wants must be what the kernel was asked for; more interest than wanted is allowed for edges.
-fn check_wanted(st: &State, head: u32, wrong: &mut Vec<String>) {
+fn check_wanted(st: &State, head: u32, report: &mut Report) {
     let fd = &st.reg.fds.at(head).value;
     if fd.is(EXCLUSIVE) {
         return;
@@ -105,33 +104,55 @@ fn check_wanted(st: &State, head: u32, wrong: &mut Vec<String>) {
         Kernel::Edge => edge && interest.0 & !fd.asked.0 == 0,
     };
     if !good {
-        wrong.push(format!("fd {}: wants {interest:?} edge={edge}, kernel has {:?} {:?}", fd.fd, fd.kernel, fd.asked));
+        report.wrong(format_args!(
+            "fd {}: wants {interest:?} edge={edge}, kernel has {:?} {:?}",
+            fd.fd, fd.kernel, fd.asked
+        ));
     }
 }
 
-fn compare(known: Registered, kernel: Kernel, asked: Interest, wrong: &mut Vec<String>) {
+/// The registration for which the kernel should have an entry under this number.
+fn watched(st: &State, fds: &FdTable, shard: &Shard, fd: i32) -> Option<u32> {
+    let index = match fds.owner(fd).ok()? {
+        Owner::Shard(s) if s == shard.index => fds.head(fd),
+        Owner::Exclusive => {
+            let mut all = st.reg.fds.indices();
+            all.find(|i| matches!(&st.reg.fds.at(*i).value, f if f.fd == fd && f.is(EXCLUSIVE) && !f.is(CLOSED)))?
+        }
+        _ => return None,
+    };
+    (st.reg.fds.at(index).value.kernel != Kernel::Absent).then_some(index)
+}
+
+/// A silent entry keeps the cookie of whoever was first when it was told: arming replaces it.
+fn is_entry_of(st: &State, index: u32, entry: &Registered) -> bool {
+    entry.cookie == st.reg.fd_handle(index).0 || st.reg.fds.at(index).value.kernel == Kernel::Disarmed
+}
+
+fn compare(entry: &Registered, fd: &Fd, report: &mut Report) {
+    let (kernel, asked) = (fd.kernel, fd.asked);
     let good = match kernel {
         Kernel::Absent => false,
-        Kernel::Edge => known.trigger == Trigger::Edge && known.interest == asked,
+        Kernel::Edge => entry.trigger == Trigger::Edge && entry.interest == asked,
         // Reported, and the report not taken yet: the kernel has disarmed it.
-        Kernel::Oneshot => known.trigger == Trigger::Oneshot && (known.interest == asked || known.interest.is_empty()),
-        Kernel::Disarmed => known.trigger == Trigger::Oneshot && known.interest.is_empty(),
+        Kernel::Oneshot => entry.trigger == Trigger::Oneshot && (entry.interest == asked || entry.interest.is_empty()),
+        Kernel::Disarmed => entry.trigger == Trigger::Oneshot && entry.interest.is_empty(),
     };
     if !good {
-        wrong.push(format!("fd {}: asked {kernel:?} {asked:?}, the kernel has {known:?}", known.fd));
+        report.wrong(format_args!("fd {}: asked {kernel:?} {asked:?}, the kernel has {entry:?}", entry.fd));
     }
 }
 
-pub fn describe(shard: &Shard, st: &State, text: &mut String) {
-    let _ = writeln!(
-        text,
+pub fn describe(shard: &Shard, st: &State, report: &mut Report) {
+    let driver = if st.driver.is_some() { None } else { Some(st.role) };
+    report.line(format_args!(
         "shard {} driver={} inside={} followers={} ghosts={}",
         shard.index,
-        if st.driver.is_some() { "nobody".to_owned() } else { format!("{:?}", st.role) },
+        Or(driver.as_ref().map(|role| role as &dyn fmt::Debug), "nobody"),
         st.inside,
         st.followers.len(),
         st.ghosts
-    );
+    ));
     for i in st.reg.fds.indices() {
         let fd = &st.reg.fds.at(i).value;
         let state = match fd.flags {
@@ -139,52 +160,100 @@ pub fn describe(shard: &Shard, st: &State, text: &mut String) {
             f if f & ARMED != 0 => "armed",
             _ => "silent",
         };
-        let _ = writeln!(
-            text,
+        report.line(format_args!(
             "fd {} handle={:#x} user_data={:#x} {:?} interest={:#x} {state} target={} kernel={:?} deadline={}",
             fd.fd,
             st.reg.fd_handle(i).0,
             fd.user_data,
             fd.mode,
             fd.interest.0,
-            name(&fd.target),
+            Name(&fd.target),
             fd.kernel,
-            time(fd.deadline)
-        );
+            time(&fd.deadline)
+        ));
     }
     for i in st.reg.timeouts.indices() {
         let t = &st.reg.timeouts.at(i).value;
-        let _ = writeln!(
-            text,
+        report.line(format_args!(
             "timeout handle={:#x} user_data={:#x} {:?} {} target={} deadline={}",
             st.reg.timeout_handle(i).0,
             t.user_data,
             t.clock,
             if t.pos == UNARMED { "silent" } else { "armed" },
-            name(&t.target),
-            time(t.deadline)
-        );
+            Name(&t.target),
+            time(&t.deadline)
+        ));
     }
     for i in st.reg.users.indices() {
         let user = &st.reg.users.at(i).value;
-        let handle: Handle = st.reg.user_handle(i);
-        let _ =
-            writeln!(text, "user handle={:#x} user_data={:#x} target={}", handle.0, user.user_data, name(&user.target));
+        let handle = st.reg.user_handle(i).0;
+        report.line(format_args!(
+            "user handle={handle:#x} user_data={:#x} target={}",
+            user.user_data,
+            Name(&user.target)
+        ));
     }
 }
 
-fn name(target: &Target) -> String {
-    match target {
-        Target::None => "none".to_owned(),
-        Target::Poll { .. } => "poll".to_owned(),
-        Target::Slot { .. } => "slot".to_owned(),
-        Target::Futex(word) => format!("futex:{:#x}", word.address()),
-        Target::WakeFd(w) => format!("wake_fd:{}", w.fd),
-        Target::Queue { queue, .. } => format!("queue:{:#x}", queue.handle.0),
-        Target::Mvar(_) => "mvar".to_owned(),
+struct Name<'a>(&'a Target);
+
+impl Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0 {
+            Target::None => f.write_str("none"),
+            Target::Poll { .. } => f.write_str("poll"),
+            Target::Slot { .. } => f.write_str("slot"),
+            Target::Futex(word) => write!(f, "futex:{:#x}", word.address()),
+            Target::WakeFd(w) => write!(f, "wake_fd:{}", w.fd),
+            Target::Queue { queue, .. } => write!(f, "queue:{:#x}", queue.handle.0),
+            Target::Mvar(_) => f.write_str("mvar"),
+        }
     }
 }
 
-fn time(deadline: i64) -> String {
-    if deadline == NEVER { "never".to_owned() } else { deadline.to_string() }
+/// A value, or a word where there is none.
+struct Or<'a>(Option<&'a dyn fmt::Debug>, &'static str);
+
+impl Display for Or<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0 {
+            Some(value) => value.fmt(f),
+            None => f.write_str(self.1),
+        }
+    }
+}
+
+fn time(deadline: &i64) -> Or<'_> {
+    Or((*deadline != NEVER).then_some(deadline as &dyn fmt::Debug), "never")
+}
+
+/// What an inspection finds: as text, or only how much is wrong. Text for which there is no memory is told of at the
+/// end, so that what inspects need not care.
+pub struct Report {
+    pub wrong: i32,
+    text: Option<Text>,
+    short: bool,
+}
+
+impl Report {
+    pub fn counting() -> Report {
+        Report { wrong: 0, text: None, short: false }
+    }
+    pub fn telling() -> Report {
+        Report { text: Some(Text::default()), ..Report::counting() }
+    }
+
+    pub fn line(&mut self, line: Arguments) {
+        if let Some(text) = &mut self.text {
+            self.short |= text.write_fmt(line).and_then(|()| text.write_str("\n")).is_err();
+        }
+    }
+    fn wrong(&mut self, line: Arguments) {
+        self.wrong += 1;
+        self.line(format_args!("wrong: {line}"));
+    }
+
+    pub fn text(self) -> Result<Vec<u8>> {
+        if self.short { Err(Error::NOMEM) } else { Ok(self.text.unwrap_or_default().0) }
+    }
 }

@@ -9,7 +9,8 @@
 //! - `registry` (slabs and lists), `timers` (the heap), `target` (where news lands), `backend` (the kernel),
 //!   `fd_table`, `posts`, `waker`, `deliveries`, `followers` (the protocols between threads, each drawn at the top of
 //!   its file).
-//! - `event`, `error`: the vocabulary. `sync`: locks, atomics, futex. `inspect`: verify and dump.
+//! - `event`, `error`: the vocabulary. `sync`: locks, atomics, futex. `heap`: memory that may be refused. `inspect`:
+//!   verify and dump.
 //!
 //! Read `shard.rs`, `target/mod.rs`, `backend/mod.rs` next.
 #![warn(clippy::undocumented_unsafe_blocks)]
@@ -32,6 +33,7 @@ mod fd_table;
 pub mod ffi;
 mod followers;
 mod fork;
+mod heap;
 mod inspect;
 mod manager;
 mod posts;

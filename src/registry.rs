@@ -133,6 +133,11 @@ impl<T: Default> Slab<T> {
     pub fn live(&self) -> u32 {
         self.live
     }
+    /// The next that lives, from `from` on: for loops that let go of the slab, or change it, in between.
+    pub fn next(&self, from: u32) -> Option<u32> {
+        let (first, end) = (self.skipped * CHUNK, (self.skipped + self.chunks.len()) * CHUNK);
+        (from.max(first as u32)..end as u32).find(|i| self.at(*i).state & LIVE != 0)
+    }
     /// Indices of all that live.
     pub fn indices(&self) -> impl Iterator<Item = u32> + '_ {
         let end = self.skipped + self.chunks.len();
@@ -178,6 +183,8 @@ pub const ALWAYS: u8 = 4;
 /// Frees itself by its delivery.
 pub const RELEASE: u8 = 8;
 pub const EXCLUSIVE: u8 = 16;
+/// In `State::always`.
+pub const QUEUED: u8 = 32;
 
 impl Default for Fd {
     fn default() -> Self {

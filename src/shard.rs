@@ -357,7 +357,9 @@ impl Shard {
 
     /// The kernel object is new: it learns what is armed. What was silent stays absent until it is armed again.
     pub fn put_in_kernel(&self, st: &mut State, env: Env, out: &mut Out) {
-        for index in st.reg.fds.indices().collect::<Vec<_>>() {
+        let mut at = 0;
+        while let Some(index) = st.reg.fds.next(at) {
+            at = index + 1;
             let fd = &mut st.reg.fds.at_mut(index).value;
             if std::mem::take(&mut fd.kernel) == Kernel::Absent {
                 continue;
@@ -689,7 +691,9 @@ impl Shard {
     pub fn start_over(&mut self, max_events: usize) -> Result<()> {
         // Before the new backend's fds may take the numbers of fds that were closed behind our back.
         let st = self.state.get_mut();
-        for index in st.reg.fds.indices().collect::<Vec<_>>() {
+        let mut at = 0;
+        while let Some(index) = st.reg.fds.next(at) {
+            at = index + 1;
             let fd = &mut st.reg.fds.at_mut(index).value;
             // SAFETY: a number.
             if fd.kernel != Kernel::Absent && unsafe { libc::fcntl(fd.fd, libc::F_GETFD) } < 0 {

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::event::{Clock, Handle, Interest, Kind, Mode, NEVER, Ready};
 use crate::fd_table::FdTable;
 use crate::followers::Followers;
+use crate::heap;
 use crate::registry::*;
 use crate::target::ready_list::{After, In, Left, Pushed, ReadyList};
 use crate::target::slot::{self, Slots};
@@ -38,7 +39,7 @@ pub struct Driver {
 
 impl Driver {
     pub fn new(max_events: usize) -> Result<Box<Driver>> {
-        Ok(Box::new(Driver { events: Events::new(max_events)?, batch: Batch::default() }))
+        heap::boxed(Driver { events: Events::new(max_events)?, batch: Batch::default() })
     }
 }
 
@@ -652,13 +653,24 @@ impl State {
         self.sync_kernel_or_tell(env, head, true, out);
     }
 
-    /// The kernel cannot poll this fd, and its owner has said that it is always ready: the next turn delivers.
+    /// The kernel cannot poll this fd, and its owner has said that it is always ready. There is room in `always` for
+    /// every one of these from now on, so that telling them allocates nothing.
+    pub fn make_always(&mut self, index: u32) -> Result<()> {
+        self.always.try_reserve(self.reg.fds.live() as usize).map_err(|_| Error::NOMEM)?;
+        self.reg.fds.at_mut(index).value.set(ALWAYS, true);
+        self.tell_always(index);
+        Ok(())
+    }
+
+    /// The next turn delivers.
     pub fn tell_always(&mut self, index: u32) {
         let handle = self.reg.fd_handle(index);
-        if self.always.try_reserve(1).is_ok() {
+        let fd = &mut self.reg.fds.at_mut(index).value;
+        if !fd.is(QUEUED) {
+            fd.set(QUEUED, true);
             self.always.push_back(handle);
-            self.rouse = true;
         }
+        self.rouse = true;
     }
 
     pub fn fire_always(&mut self, env: Env, out: &mut Out) {
@@ -668,7 +680,8 @@ impl State {
             }
             let Some(handle) = self.always.pop_front() else { return };
             let Some(index) = self.reg.fds.find(handle) else { continue };
-            let fd = &self.reg.fds.at(index).value;
+            let fd = &mut self.reg.fds.at_mut(index).value;
+            fd.set(QUEUED, false);
             if fd.is(ARMED) && fd.is(ALWAYS) {
                 let ready = Ready(fd.interest.0 as u32) & (Ready::READ | Ready::WRITE);
                 self.fire_fd(env, index, ready, 0, out);

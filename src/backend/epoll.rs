@@ -209,9 +209,20 @@ impl Backend {
 
     /// From `/proc`, ghosts included. By way of the thread: `/proc/self` cannot be read once the main thread has ended.
     pub fn registered(&self) -> Result<Vec<Registered>> {
-        let path = format!("/proc/thread-self/fdinfo/{}", self.epoll.0);
-        let text = std::fs::read_to_string(path).map_err(|e| Error::from_io(&e))?;
-        Ok(text.lines().filter_map(parse_fdinfo).filter(|r| r.cookie >= OWN).collect())
+        use std::io::Write;
+        let mut path = [0u8; 64];
+        let _ = write!(&mut path[..63], "/proc/thread-self/fdinfo/{}", self.epoll.0);
+        // SAFETY: a string that ends with 0.
+        let file = Fd::made(unsafe { libc::open(path.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC) })?;
+        let text = read_all(&file)?;
+        let mut all = Vec::new();
+        for line in text.split(|byte| *byte == b'\n') {
+            let entry = std::str::from_utf8(line).ok().and_then(parse_fdinfo);
+            if let Some(entry) = entry.filter(|r| r.cookie >= OWN) {
+                crate::heap::push(&mut all, entry)?;
+            }
+        }
+        Ok(all)
     }
 
     pub fn heap_bytes(&self) -> usize {
@@ -253,6 +264,24 @@ fn control(epoll: i32, what: i32, fd: i32, events: u32, cookie: u64) -> Result<(
     let mut event = libc::epoll_event { events, u64: cookie };
     // SAFETY: the kernel reads the event, which is alive (and must not be null for DEL before Linux 2.6.9).
     Error::check(unsafe { libc::epoll_ctl(epoll, what, fd, &mut event) }).map(drop)
+}
+
+fn read_all(file: &Fd) -> Result<Vec<u8>> {
+    const STEP: usize = 4096;
+    let mut bytes = Vec::<u8>::new();
+    loop {
+        bytes.try_reserve(STEP).map_err(|_| Error::NOMEM)?;
+        let room = bytes.spare_capacity_mut();
+        // SAFETY: the kernel writes into the spare room, at most as much as there is.
+        let n = unsafe { libc::read(file.0, room.as_mut_ptr().cast(), room.len()) };
+        match Error::check(n as i32) {
+            Ok(0) => return Ok(bytes),
+            // SAFETY: the kernel has written n bytes behind the length.
+            Ok(_) => unsafe { bytes.set_len(bytes.len() + n as usize) },
+            Err(Error::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
 }
 
 fn epoll_bits(interest: Interest, trigger: Trigger) -> u32 {

@@ -68,13 +68,16 @@ fn run(m: &Manager, f: impl FnOnce(&Manager) -> Result<i32>) -> Result<i32> {
 
 /// The library never prints: what panics in our own files says so by BELL_E_POISONED, not on stderr.
 fn silence_own_panics() {
+    type Hook = Box<dyn Fn(&std::panic::PanicHookInfo) + Sync + Send>;
     static ONCE: std::sync::Once = std::sync::Once::new();
+    // Kept here, so that our hook captures nothing and its box needs no memory.
+    static BEFORE: std::sync::OnceLock<Hook> = std::sync::OnceLock::new();
     ONCE.call_once(|| {
-        let ours = file!().trim_end_matches("ffi/mod.rs");
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
+        let _ = BEFORE.set(std::panic::take_hook());
+        std::panic::set_hook(Box::new(|info| {
+            let ours = file!().trim_end_matches("ffi/mod.rs");
             if cfg!(test) || !info.location().is_some_and(|l| l.file().starts_with(ours)) {
-                before(info);
+                BEFORE.get().inspect(|before| before(info));
             }
         }));
     });

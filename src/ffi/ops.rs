@@ -27,15 +27,15 @@ pub unsafe extern "C" fn bell_stats(bell: *mut bell_t, shard: u32, out: *mut bel
 /// For tests and for reports of bugs; slow. Returns how many disagreements were found; `bell_dump` tells them. An fd
 /// that was closed behind our back is one. [B], any thread.
 ///
-/// Errors: `-EMFILE`, `-ENFILE`, `-ENOENT` the kernel's list cannot be read.
+/// Errors: `-EMFILE`, `-ENFILE`, `-ENOENT` the kernel's list cannot be read; `-ENOMEM`.
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_verify(bell: *mut bell_t) -> i32 {
-    call(bell, |m| m.verify().map(|found| found.len() as i32))
+    call(bell, |m| m.verify())
 }
 
 /// Writes a description of the manager, a line for each live thing, as UTF-8 text to `fd`. [B], any thread.
 ///
-/// Errors: those of `write(2)`, `-ENOMEM`.
+/// Errors: those of `write(2)`, those of `bell_verify`, `-ENOMEM`.
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_dump(bell: *mut bell_t, fd: i32) -> i32 {
     call(bell, |m| m.dump(fd))

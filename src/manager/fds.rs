@@ -82,11 +82,12 @@ impl Manager {
         };
         loop {
             st.reg.attach(env.fds, index, head);
-            let Err(e) = st.sync_kernel(env, if head == NIL { index } else { head }, true) else { break };
+            let Err(mut e) = st.sync_kernel(env, if head == NIL { index } else { head }, true) else { break };
             if e == Error::PERM && always_ready {
-                st.reg.fds.at_mut(index).value.set(ALWAYS, true);
-                st.tell_always(index);
-                break;
+                match st.make_always(index) {
+                    Ok(()) => break,
+                    Err(short) => e = short,
+                }
             }
             st.reg.detach(env.fds, index);
             if e != Error::NOENT || head == NIL {

@@ -2,19 +2,19 @@
 use super::Manager;
 use crate::error::{Error, Result};
 use crate::fd_table::FdTable;
+use crate::heap::{self, Counted};
 use crate::registry::*;
 use crate::shard::Shard;
 use crate::state::{Out, State};
 use crate::sync::{Mutex, MutexGuard};
 use crate::target::Batch;
 use crate::target::queue::{Inner, Queue};
-use std::sync::Arc;
 
 /// All locks, held from `bell_before_fork` on. Dropped by the thread that took them (`bell_after_fork_*` say so).
 pub(super) struct Frozen {
     _shards: Vec<MutexGuard<'static, State>>,
     _inners: Vec<MutexGuard<'static, Inner>>,
-    _queues: MutexGuard<'static, Slab<Option<Arc<Queue>>>>,
+    _queues: MutexGuard<'static, Slab<Option<Counted<Queue>>>>,
 }
 // SAFETY: the guards are dropped on the thread that took them, or in a child of it: the caller's contract.
 unsafe impl Send for Frozen {}
@@ -26,14 +26,14 @@ impl Manager {
         }
         // SAFETY: the guards are dropped before the manager: `bell_before_fork` must be followed by its other half.
         let m: &'static Manager = unsafe { &*std::ptr::from_ref(self) };
-        let shards: Vec<_> = m.all.shards.iter().map(Shard::lock_idle).collect();
+        let shards = heap::filled(m.all.shards.len(), |i| Ok(m.all.shards[i].lock_idle()))?;
         let queues = m.queues.lock();
-        let inners = queues
-            .indices()
-            .filter_map(|i| queues.at(i).value.as_ref())
+        let mut inners = Vec::new();
+        for queue in queues.indices().filter_map(|i| queues.at(i).value.as_ref()) {
             // SAFETY: as above; a queue in the table cannot go while the table is locked.
-            .map(|q| unsafe { &*Arc::as_ptr(q) }.freeze())
-            .collect();
+            let queue: &'static Queue = unsafe { &*std::ptr::from_ref::<Queue>(queue) };
+            heap::push(&mut inners, queue.freeze())?;
+        }
         *self.frozen.lock() = Some(Frozen { _shards: shards, _inners: inners, _queues: queues });
         Ok(0)
     }
@@ -59,8 +59,8 @@ impl Manager {
         }
         self.close_queue_fds();
         if reset {
-            let states: Vec<_> =
-                self.all.shards.iter_mut().map(|s| s.new_state(self.max_events)).collect::<Result<_>>()?;
+            let (shards, max_events) = (&mut self.all.shards, self.max_events);
+            let states = heap::filled(shards.len(), |i| shards[i].new_state(max_events))?;
             for (shard, state) in self.all.shards.iter_mut().zip(states) {
                 shard.replace_state(state);
             }

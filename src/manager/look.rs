@@ -2,6 +2,7 @@
 use super::Manager;
 use crate::abi::{BELL_SHARD_ANY, bell_counters};
 use crate::error::{Error, Result};
+use crate::inspect::{self, Report};
 use crate::state::zero_counters;
 
 impl Manager {
@@ -45,48 +46,48 @@ impl Manager {
                 + shard.posts.heap_bytes()
                 + shard.backend.heap_bytes()) as u64;
         }
-        let queues = self.all_queues();
         let all = shards.len() == self.all.shards.len();
-        let ours = queues.iter().filter(|q| all || shards.iter().any(|s| s.index == q.home));
-        for queue in ours {
-            sum.queues += 1;
-            sum.heap_bytes += queue.heap_bytes() as u64;
-        }
+        self.for_each_queue(|queue| {
+            if all || shards.iter().any(|s| s.index == queue.home) {
+                sum.queues += 1;
+                sum.heap_bytes += queue.heap_bytes() as u64;
+            }
+        });
         if all {
             sum.heap_bytes += self.all.fds.heap_bytes() as u64;
         }
         Ok(sum)
     }
 
-    /// What is wrong, a line each.
-    pub fn verify(&self) -> Result<Vec<String>> {
-        let mut wrong = Vec::new();
+    /// How much is wrong.
+    pub fn verify(&self) -> Result<i32> {
+        let mut report = Report::counting();
+        self.verify_into(&mut report)?;
+        Ok(report.wrong)
+    }
+
+    fn verify_into(&self, report: &mut Report) -> Result<()> {
         for shard in &self.all.shards {
-            crate::inspect::verify(shard, &mut shard.lock(), &self.all.fds, &mut wrong)?;
+            inspect::verify(shard, &mut shard.lock(), &self.all.fds, report)?;
         }
-        Ok(wrong)
+        Ok(())
     }
 
     pub fn dump(&self, fd: i32) -> Result<i32> {
-        let mut text = format!(
-            "doorbell {} shards={} threads={}\n",
+        let mut report = Report::telling();
+        report.line(format_args!(
+            "doorbell {} shards={} threads={}",
             env!("CARGO_PKG_VERSION"),
             self.all.shards.len(),
             self.all.threaded
-        );
+        ));
         for shard in &self.all.shards {
-            crate::inspect::describe(shard, &shard.lock(), &mut text);
+            inspect::describe(shard, &shard.lock(), &mut report);
         }
-        for queue in self.all_queues() {
-            text += &queue.describe();
-            text.push('\n');
-        }
-        for line in self.verify()? {
-            text += "wrong: ";
-            text += &line;
-            text.push('\n');
-        }
-        let mut rest = text.as_bytes();
+        self.for_each_queue(|queue| queue.describe(&mut report));
+        self.verify_into(&mut report)?;
+        let text = report.text()?;
+        let mut rest = &text[..];
         while !rest.is_empty() {
             // SAFETY: bytes of ours.
             let n = unsafe { libc::write(fd, rest.as_ptr().cast(), rest.len()) };

@@ -6,10 +6,12 @@ mod fds;
 mod fork;
 mod look;
 mod queues;
+mod threads;
 mod timeouts;
 
 pub use fds::FdSpec;
 use fork::Frozen;
+use threads::Thread;
 pub use timeouts::TimeoutSpec;
 
 use crate::abi::{BELL_SHARD_ANY, BELL_SHARD_CURRENT_CPU, bell_event};
@@ -17,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::event::{Clock, Handle, Kind, Ready};
 use crate::fd_table::FdTable;
 use crate::fork::Mark;
+use crate::heap::{self, Counted};
 use crate::registry::*;
 use crate::shard::{Guard, Shard, Shared};
 use crate::sync::Mutex;
@@ -25,9 +28,7 @@ use crate::target::queue::Queue;
 use crate::target::{Batch, Notification, Spec, Target};
 use crate::timers::UNARMED;
 use std::mem::{ManuallyDrop, MaybeUninit};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::thread::JoinHandle;
 
 #[derive(Default)]
 pub struct Config {
@@ -40,10 +41,10 @@ pub struct Config {
 
 pub struct Manager {
     all: Shared,
-    queues: Mutex<Slab<Option<Arc<Queue>>>>,
+    queues: Mutex<Slab<Option<Counted<Queue>>>>,
     /// The next shard for `BELL_SHARD_ANY`.
     next: AtomicUsize,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Vec<Thread>>,
     frozen: Mutex<Option<Frozen>>,
     max_events: usize,
 }
@@ -62,8 +63,8 @@ impl Manager {
             return Err(Error::INVAL);
         }
         let max_events = if max_events == 0 { 1024 } else { max_events as usize };
-        let shards = (0..count as usize).map(|i| Shard::new(i, slack_ns, max_events)).collect::<Result<Vec<_>>>()?;
-        let m = Box::new(Manager {
+        let shards = heap::filled(count as usize, |i| Shard::new(i, slack_ns, max_events))?;
+        let m = heap::boxed(Manager {
             all: Shared {
                 shards: shards.into_boxed_slice(),
                 fds: FdTable::new(),
@@ -76,7 +77,7 @@ impl Manager {
             threads: Mutex::new(Vec::new()),
             frozen: Mutex::new(None),
             max_events,
-        });
+        })?;
         if m.all.threaded {
             if let Err(e) = m.start_threads() {
                 m.stop_threads();
@@ -103,57 +104,23 @@ impl Manager {
         self.all.alarm();
     }
 
-    fn start_threads(&self) -> Result<()> {
-        // SAFETY: the manager is boxed, and `stop_threads` joins the threads before it is freed.
-        let m: &'static Manager = unsafe { &*std::ptr::from_ref(self) };
-        let mut threads = self.threads.lock();
-        threads.try_reserve(self.all.shards.len()).map_err(|_| Error::NOMEM)?;
-        for shard in &m.all.shards {
-            let run = move || {
-                own_thread();
-                shard.run(&m.all);
-                if let Some(done) = m.all.ghc.and_then(|g| g.thread_done) {
-                    // SAFETY: the entry point that the creator gave, valid until bell_destroy returns.
-                    unsafe { done() };
-                }
-            };
-            let guarded = move || {
-                if std::panic::catch_unwind(run).is_err() {
-                    m.poison();
-                }
-            };
-            let started = without_signals(|| {
-                std::thread::Builder::new().name(format!("bell/{}", shard.index)).stack_size(128 << 10).spawn(guarded)
-            });
-            threads.push(started.map_err(|e| Error::from_io(&e))?);
-        }
-        Ok(())
-    }
-
-    fn stop_threads(&self) {
-        for shard in &self.all.shards {
-            shard.close(shard.lock());
-        }
-        let threads = std::mem::take(&mut *self.threads.lock());
-        for thread in threads {
-            let _ = thread.join();
-        }
-    }
-
     /// Checks, and makes everybody leave. After an error nothing has changed.
     pub fn begin_destroy(&self, force: bool) -> Result<()> {
         if self.all.mark.check().is_err() {
             return Ok(()); // poisoned or forked: there is nobody to wait for
         }
-        let shards: Vec<Guard> = self.all.shards.iter().map(Shard::lock).collect();
-        if shards.iter().any(|st| st.closing) {
+        // On the stack: ending a manager must not fail for want of memory.
+        let mut held = [const { None::<Guard> }; MAX_SHARDS as usize];
+        for (place, shard) in held.iter_mut().zip(&self.all.shards) {
+            *place = Some(shard.lock());
+        }
+        if held.iter().flatten().any(|st| st.closing) {
             return Err(Error::STALE);
         }
-        let inside = shards.iter().map(|st| st.inside).sum::<u32>();
-        if inside > 0 && !force {
+        if !force && held.iter().flatten().any(|st| st.inside > 0) {
             return Err(Error::BUSY);
         }
-        for (shard, mut st) in self.all.shards.iter().zip(shards) {
+        for (shard, mut st) in self.all.shards.iter().zip(held.into_iter().flatten()) {
             st.closing = true;
             shard.close(st);
         }
@@ -178,29 +145,35 @@ impl Manager {
         let mut batch = Batch::default();
         for shard in &self.all.shards {
             let mut st = shard.lock();
-            for index in st.reg.fds.indices().collect::<Vec<_>>() {
+            let mut at = 0;
+            while let Some(index) = st.reg.fds.next(at) {
+                at = index + 1;
                 let fd = &mut st.reg.fds.at_mut(index).value;
                 let armed = fd.is(ARMED);
                 let target = std::mem::take(&mut fd.target);
                 st = self.tell_one(shard, st, target, armed, &mut batch);
             }
-            for index in st.reg.timeouts.indices().collect::<Vec<_>>() {
+            at = 0;
+            while let Some(index) = st.reg.timeouts.next(at) {
+                at = index + 1;
                 let timeout = &mut st.reg.timeouts.at_mut(index).value;
                 let armed = timeout.pos != UNARMED;
                 let target = std::mem::take(&mut timeout.target);
                 st = self.tell_one(shard, st, target, armed, &mut batch);
             }
-            for index in st.reg.users.indices().collect::<Vec<_>>() {
+            at = 0;
+            while let Some(index) = st.reg.users.next(at) {
+                at = index + 1;
                 let target = std::mem::take(&mut st.reg.users.at_mut(index).value.target);
                 st = self.tell_one(shard, st, target, true, &mut batch);
             }
         }
-        for queue in self.all_queues() {
+        self.for_each_queue(|queue| {
             if let Ok((doorbell, _)) = queue.set_doorbell(Target::None) {
                 let shard = &self.all.shards[queue.home];
                 drop(self.tell_one(shard, shard.lock(), doorbell, true, &mut batch));
             }
-        }
+        });
     }
 
     fn tell_one<'a>(
@@ -298,27 +271,4 @@ fn current_cpu() -> usize {
 #[cfg(not(target_os = "linux"))]
 fn current_cpu() -> usize {
     0
-}
-
-/// Signals belong to the program: library threads block all of them.
-fn without_signals<R>(f: impl FnOnce() -> R) -> R {
-    // SAFETY: sets of ours, filled by the calls; the mask of this thread is put back.
-    unsafe {
-        let mut all: libc::sigset_t = std::mem::zeroed();
-        let mut before: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-        let result = f();
-        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
-        result
-    }
-}
-
-/// A thread that does nothing but wait can do so exactly: no timer slack.
-fn own_thread() {
-    #[cfg(target_os = "linux")]
-    // SAFETY: a number for this thread.
-    unsafe {
-        libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong);
-    }
 }

@@ -3,13 +3,13 @@ use super::Manager;
 use crate::abi::{BELL_CANCELLED, BELL_FIRED, bell_event};
 use crate::error::{Error, Result};
 use crate::event::{Direction, Handle, Kind};
+use crate::heap::Counted;
 use crate::sync::{self};
 use crate::target::queue::Queue;
 use crate::target::ready_list::In;
 use crate::target::slot::Slot;
 use crate::target::{Spec, Target};
 use std::mem::MaybeUninit;
-use std::sync::Arc;
 
 impl Manager {
     pub fn slot_map(&self, handle: u64) -> Result<*const Slot> {
@@ -26,7 +26,7 @@ impl Manager {
         self.shard(handle)?.slot_wait(&self.all, handle, direction, deadline, level_check)
     }
 
-    pub fn queue(&self, handle: Handle) -> Result<Arc<Queue>> {
+    pub fn queue(&self, handle: Handle) -> Result<Counted<Queue>> {
         match handle.kind() {
             Some(Kind::Queue) => {}
             Some(_) => return Err(Error::INVAL),
@@ -40,9 +40,17 @@ impl Manager {
         }
     }
 
-    pub(super) fn all_queues(&self) -> Vec<Arc<Queue>> {
-        let queues = self.queues.lock();
-        queues.indices().filter_map(|i| queues.at(i).value.clone()).collect()
+    /// Each queue, with no lock held.
+    pub(super) fn for_each_queue(&self, mut f: impl FnMut(&Queue)) {
+        let mut at = 0;
+        loop {
+            let queues = self.queues.lock();
+            let Some(index) = queues.next(at) else { return };
+            let queue = queues.at(index).value.clone();
+            drop(queues);
+            queue.iter().for_each(|q| f(q));
+            at = index + 1;
+        }
     }
 
     pub(super) fn doorbell(&self, spec: Option<Spec>) -> Result<Target> {
@@ -62,7 +70,13 @@ impl Manager {
         let mut queues = self.queues.lock();
         let (index, generation) = queues.insert()?;
         let handle = Handle::new(Kind::Queue, home as u8, index, generation);
-        queues.at_mut(index).value = Some(Arc::new(Queue::new(handle, home, doorbell)));
+        match Counted::new(Queue::new(handle, home, doorbell)) {
+            Ok(queue) => queues.at_mut(index).value = Some(queue),
+            Err(e) => {
+                queues.remove(index);
+                return Err(e);
+            }
+        }
         Ok(handle.0)
     }
 

@@ -11,12 +11,12 @@ pub mod slot;
 pub mod wake_fd;
 
 use crate::event::{Handle, Ready};
+use crate::heap::Counted;
 use crate::sync::{self, WakeAddress};
 use futex::ForeignWord;
 use mvar::{GhcOps, StablePtr};
 use queue::Queue;
 use ready_list::After;
-use std::sync::Arc;
 use wake_fd::WakeFd;
 
 /// What became ready, as a target is told.
@@ -39,7 +39,7 @@ pub enum Spec {
     Slot,
     Futex(ForeignWord),
     WakeFd(WakeFd),
-    Queue(Arc<Queue>),
+    Queue(Counted<Queue>),
     Mvar(StablePtr),
 }
 
@@ -59,7 +59,7 @@ pub enum Target {
     Futex(ForeignWord),
     WakeFd(WakeFd),
     Queue {
-        queue: Arc<Queue>,
+        queue: Counted<Queue>,
         node: u32,
     },
     Mvar(StablePtr),

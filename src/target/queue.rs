@@ -22,6 +22,7 @@ use super::{Batch, News, Notification, Target, slot};
 use crate::abi::bell_event;
 use crate::error::{Error, Result};
 use crate::event::{Handle, Ready};
+use crate::inspect::Report;
 use crate::sync::{Mutex, MutexGuard, Word};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -204,15 +205,15 @@ impl Queue {
     pub fn heap_bytes(&self) -> usize {
         size_of::<Queue>() + self.inner.lock().list.heap_bytes()
     }
-    pub fn describe(&self) -> String {
+    pub fn describe(&self, report: &mut Report) {
         let inner = self.inner.lock();
-        format!(
+        report.line(format_args!(
             "queue {:#x} shard={} registrations={} empty={}",
             self.handle.0,
             self.home,
             inner.list.used(),
             inner.list.is_empty()
-        )
+        ));
     }
 }
 
