@@ -119,7 +119,7 @@ impl Shard {
     pub fn wake(&self, user: bool) -> Result<()> {
         if self.sleep.wake(user) {
             self.wakes_sent.fetch_add(1, Relaxed);
-            self.backend.wake()
+            self.backend.wake().inspect_err(|_| self.sleep.not_rung())
         } else {
             self.wakes_elided.fetch_add(1, Relaxed);
             Ok(())

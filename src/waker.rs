@@ -41,6 +41,11 @@ impl SleepState {
         before & (SLEEPING | WOKEN) == SLEEPING
     }
 
+    /// The kernel's waker could not be rung: whoever wakes next rings again, and is told. What was asked for stays.
+    pub fn not_rung(&self) {
+        self.0.fetch_and(!WOKEN, AcqRel);
+    }
+
     /// False: somebody has asked already, do not sleep.
     #[must_use]
     pub fn prepare(&self) -> bool {

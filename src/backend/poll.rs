@@ -152,9 +152,10 @@ impl Backend {
         edit(&mut set)?;
         let tell = set.waiting && !std::mem::replace(&mut set.told, true);
         drop(set);
-        // The change is made; that the bell is broken is told by `wait`, which sees it in its poll.
-        if tell {
-            let _ = self.ring();
+        // The change is made; that the bell is broken is told by `wait`, which sees it in its poll, and by `wake`. The
+        // next change rings again.
+        if tell && self.ring().is_err() {
+            self.set.lock().told = false;
         }
         Ok(())
     }
