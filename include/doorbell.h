@@ -484,8 +484,8 @@ int32_t bell_config_init(struct bell_config *config, uint32_t size);
 //
 // Errors: `-EINVAL` null `out`, a flag, reserved field or number out of range, `shards` that differs from
 // `threads`, or `ghc` without `try_putmvar`; `BELL_E_ABI` or `-E2BIG` a `size` that this library does not know
-// (too small, or with a tail that is not zero); `-EMFILE`, `-ENFILE`, `-ENOMEM`, `-EAGAIN` what the system
-// lacks; `BELL_E_FULL` 256 managers are alive in this process.
+// (too small, or with a tail that is not zero); `-EMFILE`, `-ENFILE`, `-ENOMEM`, `-EAGAIN`, `-ENOSPC` what the
+// system lacks; `BELL_E_FULL` 256 managers are alive in this process.
 int32_t bell_create(const struct bell_config *config, struct bell_t **out);
 
 // Ends a manager: its library threads are stopped and joined, what is still armed, and the doorbells of queues, get
@@ -505,7 +505,7 @@ int32_t bell_destroy(struct bell_t *bell, uint32_t flags);
 // `bell_after_fork_parent` (in the parent) or `bell_after_fork_child` (in the child), which must follow on the
 // same thread. Made for `pthread_atfork`. [B], shortly.
 //
-// Errors: those of every call.
+// Errors: `BELL_E_BUSY` the last one has not been followed by its other half; `-ENOMEM`.
 int32_t bell_before_fork(struct bell_t *bell);
 
 // The parent's half after `bell_before_fork`. [N]
@@ -517,13 +517,13 @@ int32_t bell_after_fork_parent(struct bell_t *bell);
 // over, or, with `BELL_FORK_RESET`, forgotten without delivery: no handle made from then on is one that the parent
 // had. The parent's kernel set is not touched. Library threads are started again. Threads of the parent that waited
 // do not exist here. Handles stay valid, slots stay mapped; fds from `bell_pollable_fd` must be asked for again.
-// Until then every other call on this manager fails with `BELL_E_FORKED`. [B], and only while the child has one
-// thread.
+// Until then every other call on this manager fails with `BELL_E_FORKED`. A registration that the kernel refuses to
+// take over is told `BELL_ERR` with the reason. [B], and only while the child has one thread.
 //
 // Errors: `-EINVAL` unknown flags, or not in a forked child; `BELL_E_BUSY` a thread of the parent was changing the
 // manager at the moment of the fork, so that its state is not known: call again with `BELL_FORK_RESET`, and next
-// time `bell_before_fork` before the fork; `-EMFILE`, `-ENFILE`, `-ENOMEM`, `-EAGAIN` what the system lacks: the
-// call may be repeated.
+// time `bell_before_fork` before the fork; `-EMFILE`, `-ENFILE`, `-ENOMEM`, `-EAGAIN`, `-ENOSPC` what the system
+// lacks: the call may be repeated.
 int32_t bell_after_fork_child(struct bell_t *bell, uint32_t flags);
 
 // Makes one turn of a shard: waits up to `timeout_ns` (0: does not wait; `BELL_NEVER`: for ever) until something
@@ -535,8 +535,8 @@ int32_t bell_after_fork_child(struct bell_t *bell, uint32_t flags);
 // each shard.
 //
 // Errors: `-EINVAL` unknown shard, negative time, null `events`; `BELL_E_BUSY` another thread is in `bell_poll` on
-// this shard, or a library thread drives it; `-EINTR` a signal came while it waited: nothing is lost, call again;
-// `BELL_E_CLOSED` the manager was destroyed meanwhile.
+// this shard, or a library thread drives it; `-EINTR` a signal came while it waited, `-ENOMEM`: nothing is lost, call
+// again; `-EBADF` somebody has closed an fd of the library; `BELL_E_CLOSED` the manager was destroyed meanwhile.
 int32_t bell_poll(struct bell_t *bell,
                   uint32_t shard,
                   struct bell_event *events,
@@ -562,8 +562,8 @@ int32_t bell_next_deadline(struct bell_t *bell, uint32_t shard, int64_t *deadlin
 // manager: do not read, change or close it. The same fd at every call until `bell_destroy`. From the first call
 // on, the shard keeps a timer armed for it. [N], any thread.
 //
-// Errors: `-EINVAL` unknown shard; `-EMFILE`, `-ENFILE`, `-ENOMEM`; `BELL_E_UNSUPPORTED` the backend has none (poll),
-// or library threads drive the shard.
+// Errors: `-EINVAL` unknown shard; `-EMFILE`, `-ENFILE`, `-ENOMEM`, `-ENOSPC`; `-EBADF`, `-EPERM` as `bell_wake`;
+// `BELL_E_UNSUPPORTED` the backend has none (poll), or library threads drive the shard.
 int32_t bell_pollable_fd(struct bell_t *bell, uint32_t shard);
 
 // Watches an fd. `*handle` names the registration until `bell_unregister` (or, with `BELL_AUTO_RELEASE`, until its
@@ -607,7 +607,7 @@ int32_t bell_modify(struct bell_t *bell, bell_handle handle, uint32_t interest, 
 //
 // Errors, after which nothing has changed: `BELL_E_STALE`; `-EINVAL` as at registration, a queue's handle, negative
 // deadline, MVAR without a new target; `BELL_E_CLOSED`; `-EBADF` the fd was closed behind our back; `-ENOMEM`,
-// `-ENOSPC` from the kernel; `BELL_E_UNSUPPORTED` as at registration.
+// `-ENOSPC` from the kernel; `-EMFILE`, `-ENFILE` as `bell_register_timeout`; `BELL_E_UNSUPPORTED` as at registration.
 int32_t bell_rearm(struct bell_t *bell, bell_handle handle, const struct bell_target *target, int64_t deadline_ns);
 
 // `bell_rearm(bell, handles[i], NULL, BELL_NEVER)` for `n` fds; `status[i]` tells what became of each. `n` up to
@@ -695,7 +695,8 @@ int32_t bell_slot_consume(struct bell_t *bell, bell_handle handle, uint32_t dire
 // `BELL_NEVER`: none; 0: only looks. A ONESHOT registration must be armed again (`bell_rearm`) before the next
 // wait. Several threads may wait on one word: each piece of news ends the wait of one of them. [B], any thread.
 //
-// Errors: `-ETIMEDOUT` the deadline passed without news; `-EINTR` a signal came; `BELL_E_CANCELLED` unregistered, or
+// Errors: `-ETIMEDOUT` the deadline passed without news; `-EINTR` a signal came; `-ENOMEM`; `-EBADF` the fd is not open
+// (`BELL_LEVEL_CHECK`), or somebody has closed an fd of the library; `BELL_E_CANCELLED` unregistered, or
 // given another target, while it waited; `BELL_E_STALE`; `-EINVAL` direction, flags, negative deadline, target not
 // SLOT; `BELL_E_CLOSED` the manager was destroyed meanwhile (a closed *fd* is news: bit `BELL_CLOSED`).
 int32_t bell_slot_wait(struct bell_t *bell,
@@ -725,7 +726,7 @@ int32_t bell_queue_drain(struct bell_t *bell, bell_handle queue, struct bell_eve
 // `BELL_CLOCK_MONOTONIC`; `BELL_NEVER`: none; 0: only looks. [B], any thread, several at once: each piece of news
 // goes to one of them.
 //
-// Errors: `-ETIMEDOUT`; `-EINTR` a signal came; `BELL_E_STALE`; `BELL_E_CANCELLED` the queue was destroyed while it
+// Errors: `-ETIMEDOUT`; `-EINTR` a signal came; `-ENOMEM`; `-EBADF` as `bell_poll`; `BELL_E_STALE`; `BELL_E_CANCELLED` the queue was destroyed while it
 // waited; `BELL_E_CLOSED` the manager was; `-EINVAL` not a queue, null, `capacity` 0, negative deadline.
 int32_t bell_queue_wait(struct bell_t *bell,
                         bell_handle queue,
@@ -755,7 +756,8 @@ int32_t bell_queue_destroy(struct bell_t *bell, bell_handle queue, uint32_t flag
 //
 // Errors, after which nothing has changed: `-EINVAL` null, unknown clock, flag or shard, negative or too large
 // number, no target, target MVAR or `BELL_AUTO_RELEASE` with a period; those of targets at `bell_register_fd`;
-// `BELL_E_ABI`, `-E2BIG`; `-ENOMEM`; `BELL_E_FULL`; `BELL_E_UNSUPPORTED` the clock.
+// `BELL_E_ABI`, `-E2BIG`; `-ENOMEM`; `BELL_E_FULL`; `BELL_E_UNSUPPORTED` the clock; `-EMFILE`, `-ENFILE`, `-ENOSPC`:
+// clocks other than `BELL_CLOCK_MONOTONIC` need an fd each.
 int32_t bell_register_timeout(struct bell_t *bell, const struct bell_timeout_spec *spec, bell_handle *handle);
 
 // Moves the deadline of an armed timeout, or sets, moves or (`BELL_NEVER`) takes away the deadline of an fd's
@@ -763,7 +765,7 @@ int32_t bell_register_timeout(struct bell_t *bell, const struct bell_timeout_spe
 // `BELL_FIRED`, with nothing changed, if a one-shot has fired already (see `bell_rearm`). [N], any thread.
 //
 // Errors: `BELL_E_STALE`; `-EINVAL` negative deadline, not a timeout or fd; `BELL_E_CLOSED` the fd was closed;
-// `-ENOMEM`.
+// `-ENOMEM`; `-EMFILE`, `-ENFILE`, `-ENOSPC` as `bell_register_timeout`.
 int32_t bell_update_timeout(struct bell_t *bell, bell_handle handle, int64_t deadline_ns);
 
 // The deadline of a timeout or of an fd's registration; `BELL_NEVER` if it is not armed or has none. [N], any
@@ -787,7 +789,8 @@ int32_t bell_register_user(struct bell_t *bell,
 // as `bell_event.data`. What the caller wrote before is visible to the receiver, also when posts merge. [N], any
 // thread, async-signal-safe.
 //
-// Errors: `BELL_E_STALE`; `-EINVAL` not a user event; `-EBADF`, `-EPERM` as `bell_wake`.
+// Errors: `BELL_E_STALE`; `-EINVAL` not a user event; `-EBADF`, `-EPERM` as `bell_wake`: the driver sleeps on, and the
+// post is delivered when it wakes for another reason.
 int32_t bell_post(struct bell_t *bell, bell_handle handle, uint32_t bits);
 
 // Counters of a shard, or of all (`BELL_SHARD_ANY`). `out->size` must be set by the caller. [N], any thread.
@@ -799,12 +802,12 @@ int32_t bell_stats(struct bell_t *bell, uint32_t shard, struct bell_counters *ou
 // For tests and for reports of bugs; slow. Returns how many disagreements were found; `bell_dump` tells them. An fd
 // that was closed behind our back is one. [B], any thread.
 //
-// Errors: `-EMFILE`, `-ENFILE`, `-ENOENT` the kernel's list cannot be read.
+// Errors: `-EMFILE`, `-ENFILE`, `-ENOENT` the kernel's list cannot be read; `-ENOMEM`.
 int32_t bell_verify(struct bell_t *bell);
 
 // Writes a description of the manager, a line for each live thing, as UTF-8 text to `fd`. [B], any thread.
 //
-// Errors: those of `write(2)`, `-ENOMEM`.
+// Errors: those of `write(2)`, those of `bell_verify`, `-ENOMEM`.
 int32_t bell_dump(struct bell_t *bell, int32_t fd);
 
 #ifdef __cplusplus

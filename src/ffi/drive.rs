@@ -12,8 +12,8 @@ use crate::error::Error;
 /// each shard.
 ///
 /// Errors: `-EINVAL` unknown shard, negative time, null `events`; `BELL_E_BUSY` another thread is in `bell_poll` on
-/// this shard, or a library thread drives it; `-EINTR` a signal came while it waited: nothing is lost, call again;
-/// `BELL_E_CLOSED` the manager was destroyed meanwhile.
+/// this shard, or a library thread drives it; `-EINTR` a signal came while it waited, `-ENOMEM`: nothing is lost, call
+/// again; `-EBADF` somebody has closed an fd of the library; `BELL_E_CLOSED` the manager was destroyed meanwhile.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bell_poll(
     bell: *mut bell_t,
@@ -62,8 +62,8 @@ pub unsafe extern "C" fn bell_next_deadline(bell: *mut bell_t, shard: u32, deadl
 /// manager: do not read, change or close it. The same fd at every call until `bell_destroy`. From the first call
 /// on, the shard keeps a timer armed for it. [N], any thread.
 ///
-/// Errors: `-EINVAL` unknown shard; `-EMFILE`, `-ENFILE`, `-ENOMEM`; `BELL_E_UNSUPPORTED` the backend has none (poll),
-/// or library threads drive the shard.
+/// Errors: `-EINVAL` unknown shard; `-EMFILE`, `-ENFILE`, `-ENOMEM`, `-ENOSPC`; `-EBADF`, `-EPERM` as `bell_wake`;
+/// `BELL_E_UNSUPPORTED` the backend has none (poll), or library threads drive the shard.
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_pollable_fd(bell: *mut bell_t, shard: u32) -> i32 {
     call(bell, |m| m.pollable_fd(shard))

@@ -105,7 +105,7 @@ pub extern "C" fn bell_modify(bell: *mut bell_t, handle: bell_handle, interest: 
 ///
 /// Errors, after which nothing has changed: `BELL_E_STALE`; `-EINVAL` as at registration, a queue's handle, negative
 /// deadline, MVAR without a new target; `BELL_E_CLOSED`; `-EBADF` the fd was closed behind our back; `-ENOMEM`,
-/// `-ENOSPC` from the kernel; `BELL_E_UNSUPPORTED` as at registration.
+/// `-ENOSPC` from the kernel; `-EMFILE`, `-ENFILE` as `bell_register_timeout`; `BELL_E_UNSUPPORTED` as at registration.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bell_rearm(
     bell: *mut bell_t,

@@ -38,8 +38,8 @@ pub unsafe extern "C" fn bell_config_init(config: *mut bell_config, size: u32) -
 ///
 /// Errors: `-EINVAL` null `out`, a flag, reserved field or number out of range, `shards` that differs from
 /// `threads`, or `ghc` without `try_putmvar`; `BELL_E_ABI` or `-E2BIG` a `size` that this library does not know
-/// (too small, or with a tail that is not zero); `-EMFILE`, `-ENFILE`, `-ENOMEM`, `-EAGAIN` what the system
-/// lacks; `BELL_E_FULL` 256 managers are alive in this process.
+/// (too small, or with a tail that is not zero); `-EMFILE`, `-ENFILE`, `-ENOMEM`, `-EAGAIN`, `-ENOSPC` what the
+/// system lacks; `BELL_E_FULL` 256 managers are alive in this process.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bell_create(config: *const bell_config, out: *mut *mut bell_t) -> i32 {
     bare(|| {
@@ -100,7 +100,7 @@ pub extern "C" fn bell_destroy(bell: *mut bell_t, flags: u32) -> i32 {
 /// `bell_after_fork_parent` (in the parent) or `bell_after_fork_child` (in the child), which must follow on the
 /// same thread. Made for `pthread_atfork`. [B], shortly.
 ///
-/// Errors: those of every call.
+/// Errors: `BELL_E_BUSY` the last one has not been followed by its other half; `-ENOMEM`.
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_before_fork(bell: *mut bell_t) -> i32 {
     call(bell, |m| m.before_fork())
@@ -118,13 +118,13 @@ pub extern "C" fn bell_after_fork_parent(bell: *mut bell_t) -> i32 {
 /// over, or, with `BELL_FORK_RESET`, forgotten without delivery: no handle made from then on is one that the parent
 /// had. The parent's kernel set is not touched. Library threads are started again. Threads of the parent that waited
 /// do not exist here. Handles stay valid, slots stay mapped; fds from `bell_pollable_fd` must be asked for again.
-/// Until then every other call on this manager fails with `BELL_E_FORKED`. [B], and only while the child has one
-/// thread.
+/// Until then every other call on this manager fails with `BELL_E_FORKED`. A registration that the kernel refuses to
+/// take over is told `BELL_ERR` with the reason. [B], and only while the child has one thread.
 ///
 /// Errors: `-EINVAL` unknown flags, or not in a forked child; `BELL_E_BUSY` a thread of the parent was changing the
 /// manager at the moment of the fork, so that its state is not known: call again with `BELL_FORK_RESET`, and next
-/// time `bell_before_fork` before the fork; `-EMFILE`, `-ENFILE`, `-ENOMEM`, `-EAGAIN` what the system lacks: the
-/// call may be repeated.
+/// time `bell_before_fork` before the fork; `-EMFILE`, `-ENFILE`, `-ENOMEM`, `-EAGAIN`, `-ENOSPC` what the system
+/// lacks: the call may be repeated.
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_after_fork_child(bell: *mut bell_t, flags: u32) -> i32 {
     bare(|| {

@@ -35,7 +35,8 @@ pub extern "C" fn bell_slot_consume(bell: *mut bell_t, handle: bell_handle, dire
 /// `BELL_NEVER`: none; 0: only looks. A ONESHOT registration must be armed again (`bell_rearm`) before the next
 /// wait. Several threads may wait on one word: each piece of news ends the wait of one of them. [B], any thread.
 ///
-/// Errors: `-ETIMEDOUT` the deadline passed without news; `-EINTR` a signal came; `BELL_E_CANCELLED` unregistered, or
+/// Errors: `-ETIMEDOUT` the deadline passed without news; `-EINTR` a signal came; `-ENOMEM`; `-EBADF` the fd is not open
+/// (`BELL_LEVEL_CHECK`), or somebody has closed an fd of the library; `BELL_E_CANCELLED` unregistered, or
 /// given another target, while it waited; `BELL_E_STALE`; `-EINVAL` direction, flags, negative deadline, target not
 /// SLOT; `BELL_E_CLOSED` the manager was destroyed meanwhile (a closed *fd* is news: bit `BELL_CLOSED`).
 #[unsafe(no_mangle)]

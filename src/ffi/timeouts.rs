@@ -12,7 +12,8 @@ use crate::manager::TimeoutSpec;
 ///
 /// Errors, after which nothing has changed: `-EINVAL` null, unknown clock, flag or shard, negative or too large
 /// number, no target, target MVAR or `BELL_AUTO_RELEASE` with a period; those of targets at `bell_register_fd`;
-/// `BELL_E_ABI`, `-E2BIG`; `-ENOMEM`; `BELL_E_FULL`; `BELL_E_UNSUPPORTED` the clock.
+/// `BELL_E_ABI`, `-E2BIG`; `-ENOMEM`; `BELL_E_FULL`; `BELL_E_UNSUPPORTED` the clock; `-EMFILE`, `-ENFILE`, `-ENOSPC`:
+/// clocks other than `BELL_CLOCK_MONOTONIC` need an fd each.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bell_register_timeout(
     bell: *mut bell_t,
@@ -54,7 +55,7 @@ pub unsafe extern "C" fn bell_register_timeout(
 /// `BELL_FIRED`, with nothing changed, if a one-shot has fired already (see `bell_rearm`). [N], any thread.
 ///
 /// Errors: `BELL_E_STALE`; `-EINVAL` negative deadline, not a timeout or fd; `BELL_E_CLOSED` the fd was closed;
-/// `-ENOMEM`.
+/// `-ENOMEM`; `-EMFILE`, `-ENFILE`, `-ENOSPC` as `bell_register_timeout`.
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_update_timeout(bell: *mut bell_t, handle: bell_handle, deadline_ns: i64) -> i32 {
     call(bell, |m| {
@@ -110,7 +111,8 @@ pub unsafe extern "C" fn bell_register_user(
 /// as `bell_event.data`. What the caller wrote before is visible to the receiver, also when posts merge. [N], any
 /// thread, async-signal-safe.
 ///
-/// Errors: `BELL_E_STALE`; `-EINVAL` not a user event; `-EBADF`, `-EPERM` as `bell_wake`.
+/// Errors: `BELL_E_STALE`; `-EINVAL` not a user event; `-EBADF`, `-EPERM` as `bell_wake`: the driver sleeps on, and the
+/// post is delivered when it wakes for another reason.
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_post(bell: *mut bell_t, handle: bell_handle, bits: u32) -> i32 {
     call_pinned(bell, |m| m.post(handle, bits))
