@@ -78,6 +78,7 @@ programs! {
     drive_wait
     eintr
     exclusive
+    faults
     fork
     limits
     misuse
@@ -86,6 +87,7 @@ programs! {
     poison
     queues
     real_fds
+    seccomp
     retarget
     side_by_side
     slots

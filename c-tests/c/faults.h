@@ -1,0 +1,379 @@
+/* faults.h: makes system calls and allocations of the library fail. This program's own definitions of libc's functions
+ * come first when libdoorbell.so is bound, so they stand between the two. A fault strikes only
+ * - on a thread between faults_begin and faults_end,
+ * - calls that come from libdoorbell's code (what libc allocates for itself is left alone),
+ * - the k-th such call of the kinds that are asked for, or that one and all after it.
+ *
+ *     faults_plan((faults){.kinds = FAULTS_MEMORY, .at = 3});
+ *     faults_begin(); r = bell_register_fd(...); faults_end();
+ *     if (fault.struck) ...
+ *
+ * In the same way, what the library has allocated and not freed is counted: live_blocks. */
+
+#ifndef FAULTS_H
+#define FAULTS_H
+
+#include "check.h"
+#include <dlfcn.h>
+#include <link.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/timerfd.h>
+
+/* Each function, and what it fails with: one error for each of three runs. Those of the manual pages; the last two
+ * functions fail as under a seccomp filter, or as the header says. */
+#define FAULTS_LIST(X)                                                                                                 \
+    X(memory, ENOMEM, ENOMEM, ENOMEM)                                                                                  \
+    X(epoll_create1, EMFILE, ENFILE, ENOMEM)                                                                           \
+    X(epoll_ctl, ENOMEM, ENOSPC, ENOMEM)                                                                               \
+    X(epoll_wait, EINTR, EINTR, EINTR)                                                                                 \
+    X(epoll_pwait2, EINTR, ENOSYS, EPERM)                                                                              \
+    X(eventfd, EMFILE, ENFILE, ENOMEM)                                                                                 \
+    X(timerfd_create, EMFILE, ENFILE, ENOMEM)                                                                          \
+    X(timerfd_settime, ECANCELED, ECANCELED, ECANCELED)                                                                \
+    X(pipe2, EMFILE, ENFILE, ENFILE)                                                                                   \
+    X(open, EMFILE, ENFILE, ENOENT)                                                                                    \
+    X(mmap, ENOMEM, EAGAIN, ENOMEM)                                                                                    \
+    X(madvise, EINVAL, ENOMEM, EINVAL)                                                                                 \
+    X(poll, ENOMEM, EINTR, ENOMEM)                                                                                     \
+    X(ppoll, ENOMEM, EINTR, ENOMEM)                                                                                    \
+    X(fstat, ENOMEM, ENOMEM, ENOMEM)                                                                                   \
+    X(dup3, EBUSY, EINTR, EBUSY)                                                                                       \
+    X(pthread_create, EAGAIN, EAGAIN, EAGAIN)                                                                          \
+    X(sched_getcpu, ENOSYS, ENOSYS, ENOSYS)                                                                            \
+    X(futex_wait, EINTR, EAGAIN, ENOSYS)                                                                               \
+    X(clock_gettime, EINVAL, EPERM, EINVAL)                                                                            \
+    X(close, EIO, EDQUOT, ENOSPC)                                                                                      \
+    X(write, EPERM, EBADF, EIO)
+
+enum {
+#define FAULTS_NAME(name, a, b, c) FAULT_##name,
+    FAULTS_LIST(FAULTS_NAME)
+#undef FAULTS_NAME
+        FAULT_KINDS
+};
+#define FAULTS_OF(name) (1u << FAULT_##name)
+#define FAULTS_MEMORY FAULTS_OF(memory)
+#define FAULTS_ALL_CALLS (((1u << FAULT_KINDS) - 1) & ~FAULTS_MEMORY)
+
+static const char *const fault_names[] = {
+#define FAULTS_NAME(name, a, b, c) #name,
+    FAULTS_LIST(FAULTS_NAME)
+#undef FAULTS_NAME
+};
+
+typedef struct faults {
+    uint32_t kinds;
+    int at;       /* strikes the at-th call, from 1 */
+    int for_ever; /* and all after it */
+    int variant;  /* 0 to 2: which of the errors */
+    int error;    /* if not 0: this error for all */
+    int met, struck, last;
+    int on;
+} faults;
+
+static __thread faults fault;
+static uint32_t live_blocks; /* allocated by the library, not freed */
+static uintptr_t library_from, library_to;
+
+/* These run before the sanitizers are ready. */
+#define FAULTS_PLAIN __attribute__((no_sanitize_address, no_sanitize_undefined, noinline))
+
+static inline void faults_plan(faults f)
+{
+    fault = f;
+}
+
+static inline void faults_begin(void)
+{
+    fault.on = 1;
+}
+
+static inline void faults_end(void)
+{
+    fault.on = 0;
+}
+
+static FAULTS_PLAIN int from_library(const void *caller)
+{
+    return (uintptr_t)caller - library_from < library_to - library_from;
+}
+
+static FAULTS_PLAIN int strikes(int kind, const void *caller)
+{
+    static const int errors[][3] = {
+#define FAULTS_ERRORS(name, a, b, c) {a, b, c},
+        FAULTS_LIST(FAULTS_ERRORS)
+#undef FAULTS_ERRORS
+    };
+    if (!fault.on || !(fault.kinds & 1u << kind) || !from_library(caller))
+        return 0;
+    fault.met++;
+    if (fault.met < fault.at || (fault.met > fault.at && !fault.for_ever))
+        return 0;
+    fault.struck++;
+    fault.last = kind;
+    errno = fault.error ? fault.error : errors[kind][fault.variant];
+    return 1;
+}
+
+#define CALLER __builtin_return_address(0)
+
+/* ---- the functions behind ours ---- */
+
+static FAULTS_PLAIN void faults_next(void *pointer, const char *name)
+{
+    void *found = dlsym(RTLD_NEXT, name);
+    if (!found)
+        abort();
+    memcpy(pointer, &found, sizeof found);
+}
+
+#define NEXT(name)                                                                                                     \
+    static __typeof__(name) *next_##name;                                                                              \
+    if (!next_##name)                                                                                                  \
+    faults_next(&next_##name, #name)
+
+static int faults_find_library(struct dl_phdr_info *info, size_t size, void *wanted)
+{
+    uintptr_t from = UINTPTR_MAX, to = 0;
+    (void)size;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+        if (p->p_type == PT_LOAD) {
+            uintptr_t at = info->dlpi_addr + p->p_vaddr;
+            from = at < from ? at : from;
+            to = at + p->p_memsz > to ? at + p->p_memsz : to;
+        }
+    }
+    if ((uintptr_t)wanted < from || (uintptr_t)wanted >= to)
+        return 0;
+    library_from = from;
+    library_to = to;
+    return 1;
+}
+
+static __attribute__((constructor)) void faults_start(void)
+{
+    if (!dl_iterate_phdr(faults_find_library, dlsym(RTLD_DEFAULT, "bell_version")))
+        abort();
+}
+
+/* ---- memory ---- */
+
+/* For whoever allocates before the functions behind ours are found. */
+static char faults_early[8192] __attribute__((aligned(64)));
+static size_t faults_early_used;
+static volatile int faults_finding; /* volatile: to the compiler, dlsym does not come back here */
+
+static FAULTS_PLAIN void *faults_early_block(size_t size)
+{
+    size_t at = (faults_early_used + 63) / 64 * 64;
+    if (at + size > sizeof faults_early)
+        return NULL;
+    faults_early_used = at + size;
+    return faults_early + at;
+}
+
+static FAULTS_PLAIN int faults_is_early(const void *block)
+{
+    return (uintptr_t)block - (uintptr_t)faults_early < sizeof faults_early;
+}
+
+#define NEXT_MEMORY(name, early)                                                                                       \
+    static __typeof__(name) *next_##name;                                                                              \
+    if (!next_##name) {                                                                                                \
+        if (faults_finding)                                                                                            \
+            return early;                                                                                              \
+        faults_finding = 1;                                                                                            \
+        faults_next(&next_##name, #name);                                                                              \
+        faults_finding = 0;                                                                                            \
+    }
+
+static FAULTS_PLAIN void *faults_count(void *block, const void *caller)
+{
+    if (block && from_library(caller))
+        __atomic_fetch_add(&live_blocks, 1, __ATOMIC_RELAXED);
+    return block;
+}
+
+FAULTS_PLAIN void *malloc(size_t size)
+{
+    const void *caller = CALLER;
+    NEXT_MEMORY(malloc, faults_early_block(size))
+    return strikes(FAULT_memory, caller) ? NULL : faults_count(next_malloc(size), caller);
+}
+
+FAULTS_PLAIN void *calloc(size_t n, size_t size)
+{
+    const void *caller = CALLER;
+    NEXT_MEMORY(calloc, faults_early_block(n * size))
+    return strikes(FAULT_memory, caller) ? NULL : faults_count(next_calloc(n, size), caller);
+}
+
+FAULTS_PLAIN void free(void *block)
+{
+    const void *caller = CALLER;
+    if (!block || faults_is_early(block))
+        return;
+    NEXT_MEMORY(free, )
+    if (from_library(caller))
+        __atomic_fetch_sub(&live_blocks, 1, __ATOMIC_RELAXED);
+    next_free(block);
+}
+
+FAULTS_PLAIN void *realloc(void *block, size_t size)
+{
+    const void *caller = CALLER;
+    if (faults_is_early(block)) {
+        void *moved = malloc(size);
+        size_t room = sizeof faults_early - (size_t)((char *)block - faults_early);
+        if (moved)
+            memcpy(moved, block, size < room ? size : room);
+        return moved;
+    }
+    NEXT_MEMORY(realloc, NULL)
+    if (strikes(FAULT_memory, caller))
+        return NULL;
+    void *moved = next_realloc(block, size);
+    if (!block)
+        faults_count(moved, caller);
+    return moved;
+}
+
+FAULTS_PLAIN int posix_memalign(void **out, size_t align, size_t size)
+{
+    const void *caller = CALLER;
+    NEXT_MEMORY(posix_memalign, ENOMEM)
+    if (strikes(FAULT_memory, caller))
+        return ENOMEM;
+    int r = next_posix_memalign(out, align, size);
+    if (r == 0)
+        faults_count(*out, caller);
+    return r;
+}
+
+FAULTS_PLAIN void *aligned_alloc(size_t align, size_t size)
+{
+    const void *caller = CALLER;
+    NEXT_MEMORY(aligned_alloc, NULL)
+    return strikes(FAULT_memory, caller) ? NULL : faults_count(next_aligned_alloc(align, size), caller);
+}
+
+/* ---- system calls ---- */
+
+#define FAULTS_CALL(result, name, parameters, arguments)                                                               \
+    FAULTS_PLAIN result name parameters                                                                                \
+    {                                                                                                                  \
+        NEXT(name);                                                                                                    \
+        return strikes(FAULT_##name, CALLER) ? -1 : next_##name arguments;                                             \
+    }
+
+FAULTS_CALL(int, epoll_create1, (int flags), (flags))
+FAULTS_CALL(int, epoll_wait, (int epoll, struct epoll_event *events, int n, int ms), (epoll, events, n, ms))
+FAULTS_CALL(int, eventfd, (unsigned int count, int flags), (count, flags))
+FAULTS_CALL(int, timerfd_create, (clockid_t clock, int flags), (clock, flags))
+FAULTS_CALL(int, timerfd_settime, (int fd, int flags, const struct itimerspec *new, struct itimerspec *old),
+            (fd, flags, new, old))
+FAULTS_CALL(int, pipe2, (int ends[2], int flags), (ends, flags))
+FAULTS_CALL(int, madvise, (void *at, size_t size, int advice), (at, size, advice))
+FAULTS_CALL(int, poll, (struct pollfd *list, nfds_t n, int ms), (list, n, ms))
+FAULTS_CALL(int, ppoll, (struct pollfd *list, nfds_t n, const struct timespec *timeout, const sigset_t *mask),
+            (list, n, timeout, mask))
+FAULTS_CALL(int, dup3, (int old, int new, int flags), (old, new, flags))
+FAULTS_CALL(int, sched_getcpu, (void), ())
+FAULTS_CALL(int, clock_gettime, (clockid_t clock, struct timespec *time), (clock, time))
+FAULTS_CALL(ssize_t, write, (int fd, const void *bytes, size_t n), (fd, bytes, n))
+
+/* Taking out is what the kernel does not refuse for want of anything. */
+FAULTS_PLAIN int epoll_ctl(int epoll, int what, int fd, struct epoll_event *event)
+{
+    NEXT(epoll_ctl);
+    return what != EPOLL_CTL_DEL && strikes(FAULT_epoll_ctl, CALLER) ? -1 : next_epoll_ctl(epoll, what, fd, event);
+}
+
+/* The fd is gone, whatever close(2) says. */
+FAULTS_PLAIN int close(int fd)
+{
+    NEXT(close);
+    int struck = strikes(FAULT_close, CALLER), error = errno;
+    int r = next_close(fd);
+    if (!struck || r < 0)
+        return r;
+    errno = error;
+    return -1;
+}
+
+FAULTS_PLAIN int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*body)(void *), void *argument)
+{
+    NEXT(pthread_create);
+    return strikes(FAULT_pthread_create, CALLER) ? EAGAIN : next_pthread_create(thread, attributes, body, argument);
+}
+
+FAULTS_PLAIN void *mmap(void *at, size_t size, int access, int flags, int fd, off_t offset)
+{
+    NEXT(mmap);
+    return strikes(FAULT_mmap, CALLER) ? MAP_FAILED : next_mmap(at, size, access, flags, fd, offset);
+}
+
+FAULTS_PLAIN void *mmap64(void *at, size_t size, int access, int flags, int fd, off64_t offset)
+{
+    NEXT(mmap64);
+    return strikes(FAULT_mmap, CALLER) ? MAP_FAILED : next_mmap64(at, size, access, flags, fd, offset);
+}
+
+FAULTS_PLAIN int fstat(int fd, struct stat *out)
+{
+    NEXT(fstat);
+    return strikes(FAULT_fstat, CALLER) ? -1 : next_fstat(fd, out);
+}
+
+FAULTS_PLAIN int fstat64(int fd, struct stat64 *out)
+{
+    NEXT(fstat64);
+    return strikes(FAULT_fstat, CALLER) ? -1 : next_fstat64(fd, out);
+}
+
+FAULTS_PLAIN int open(const char *path, int flags, ...)
+{
+    NEXT(open);
+    va_list more;
+    va_start(more, flags);
+    mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(more, mode_t) : 0;
+    va_end(more);
+    return strikes(FAULT_open, CALLER) ? -1 : next_open(path, flags, mode);
+}
+
+FAULTS_PLAIN int open64(const char *path, int flags, ...)
+{
+    NEXT(open64);
+    va_list more;
+    va_start(more, flags);
+    mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(more, mode_t) : 0;
+    va_end(more);
+    return strikes(FAULT_open, CALLER) ? -1 : next_open64(path, flags, mode);
+}
+
+FAULTS_PLAIN long syscall(long number, ...)
+{
+    enum { FUTEX_COMMAND = 127, FUTEX_WAIT_BITSET = 9 };
+    NEXT(syscall);
+    long a[6];
+    va_list more;
+    va_start(more, number);
+    for (int i = 0; i < 6; i++)
+        a[i] = va_arg(more, long);
+    va_end(more);
+#ifdef SYS_epoll_pwait2
+    if (number == SYS_epoll_pwait2 && strikes(FAULT_epoll_pwait2, CALLER))
+        return -1;
+#endif
+    if (number == SYS_futex && (a[1] & FUTEX_COMMAND) == FUTEX_WAIT_BITSET && strikes(FAULT_futex_wait, CALLER))
+        return -1;
+    return next_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+
+#endif
