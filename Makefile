@@ -37,6 +37,12 @@ lib: ## the optimized library: build/libdoorbell.so and build/libdoorbell.a
 demo: deps lib ## the demonstration: builds and runs demo/
 	@$(MAKE) --no-print-directory -C demo run
 
+.PHONY: bench
+bench: lib ## beside its peers (under 45 minutes; ROW=w1: one row, QUICK=1: under 5 minutes); writes bench/REPORT.md
+	@bench/deps.sh
+	@$(MAKE) --no-print-directory -C bench
+	@bench/run.py $(ROW)
+
 .PHONY: header
 header: ## writes include/doorbell.h anew from src/ffi
 	@BELL_BLESS=1 $(CARGO) test -q -p doorbell-c-tests --test header $(FOR_EPOLL)
@@ -53,6 +59,7 @@ pictures: ## draws docs/pictures/*.svg anew from the texts beside them
 clean: ## removes all that was built
 	@$(CARGO) clean -q $(FOR_EPOLL)
 	@$(MAKE) -s -C demo clean
+	@$(MAKE) -s -C bench clean
 	@rm -rf $(BUILD)
 
 .PHONY: test
