@@ -12,7 +12,7 @@ POLL := RUSTFLAGS='--cfg doorbell_backend="poll"'
 FOR_POLL := --target-dir $(TARGET)/poll
 
 # In the order of what they cost, so that a failure shows early.
-STAGES := lint unit-epoll unit-poll c-tests-epoll c-tests-poll release-c-tests docs man-check tsan loom
+STAGES := lint unit-epoll unit-poll c-tests-epoll c-tests-poll release-c-tests docs man-check counters tsan loom
 
 .PHONY: help
 help: ## this list
@@ -108,6 +108,11 @@ soak: lib ## ten minutes (SECONDS=) at the fd limit, with forks and signals: is 
 
 storm: lib ## ten million synchronous unregistrations, the word unmapped at once after each four
 	@$(MAKE) --no-print-directory -C c-tests SO=$(abspath $(BUILD))/libdoorbell.so storm
+
+counters: lib ## instructions, system calls and bytes that must not grow (bench/counters.py)
+	@if command -v valgrind >/dev/null && command -v strace >/dev/null && command -v python3 >/dev/null; then \
+	  $(MAKE) -s -C bench build/doorbell && bench/counters.py; \
+	else echo "skipped: no valgrind, strace or python3"; fi
 
 tsan: ## data races: ThreadSanitizer over the library and the C programs
 	@CARGO_TARGET_DIR=$(TARGET) c-tests/tsan.sh
