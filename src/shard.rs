@@ -87,7 +87,7 @@ pub struct Turned {
 }
 
 /// What a waiter's look at its own news says: `None`, go on waiting.
-type Look<'a, R> = dyn FnMut(&mut State) -> Option<Result<R>> + 'a;
+type Look<'a, R> = dyn FnMut(&mut State, Option<&mut Sink>) -> Option<Result<R>> + 'a;
 
 impl Shard {
     pub fn new(index: usize, slack: i64, max_events: usize) -> Result<Shard> {
@@ -193,8 +193,9 @@ impl Shard {
     /// One turn. The caller holds the driver, not the lock. `until`: 0 does not wait.
     pub fn turn(&self, all: &Shared, driver: &mut Driver, mut sink: Option<&mut Sink>, until: i64) -> Result<Turned> {
         let mut st = self.lock();
-        let for_poll = sink.as_ref().is_some_and(|s| st.user_woken || !st.reg.poll.is_empty() && !s.is_full());
-        let timeout = self.plan(&mut st, if for_poll { 0 } else { until })?;
+        let by_poll = sink.as_ref().is_some_and(|s| s.is_for_poll());
+        let leftover = by_poll && (st.user_woken || !st.reg.poll.is_empty() && sink.as_ref().is_some_and(|s| !s.is_full()));
+        let timeout = self.plan(&mut st, if leftover { 0 } else { until })?;
         st.counters.kernel_waits += 1;
         drop(st);
         let waited = self.backend.wait(&mut driver.events, timeout);
@@ -202,7 +203,7 @@ impl Shard {
         let wakes = self.sleep.finish();
         st.sleep_until = AWAKE;
         st.user_woken |= wakes.user;
-        let user_wake = sink.is_some() && std::mem::take(&mut st.user_woken);
+        let user_wake = by_poll && std::mem::take(&mut st.user_woken);
         if let Err(e) = waited {
             if st.nested {
                 self.stay_truthful(&mut st)?;
@@ -212,7 +213,7 @@ impl Shard {
         }
         let delivered_before = st.counters.events;
         let Driver { events, batch } = driver;
-        if let Some(sink) = &mut sink {
+        if let (true, Some(sink)) = (by_poll, &mut sink) {
             sink.fill(&mut st.reg.poll);
         }
         let env = self.env(&all.fds);
@@ -221,17 +222,18 @@ impl Shard {
                 &mut Out { batch: &mut *batch, sink: sink.as_deref_mut(), from: Some(self.index) }
             };
         }
-        for i in 0..events.len() {
-            let (cookie, ready) = events.get(i);
+        let mut at = 0;
+        loop {
+            at = st.dispatch_edges(events, at, out!());
+            if at == events.len() {
+                break;
+            }
+            let (cookie, ready) = events.get(at);
+            at += 1;
             let cookie = Handle(cookie);
-            if !cookie.is(Kind::Fd) {
-                continue; // the waker, an alarm: the turn itself is the answer
-            }
-            if !batch.is_full() && st.dispatch_edge(cookie, ready, out!()) {
-                continue;
-            }
+            // Else the waker or an alarm: the turn itself is the answer.
             let mut from = None;
-            loop {
+            while cookie.is(Kind::Fd) {
                 from = st.dispatch(env, cookie, ready, from, out!());
                 if from.is_none() {
                     break;
@@ -388,7 +390,7 @@ impl Shard {
             0 | NEVER => timeout,
             t => backend::now(Clock::Monotonic)?.saturating_add(t).min(NEVER - 1),
         };
-        let mut sink = Sink { out, n: 0 };
+        let mut sink = Sink::for_poll(out);
         let mut st = self.lock();
         let mut driver = loop {
             if st.closing {
@@ -481,22 +483,23 @@ impl Shard {
 
     // ---- driving by who waits
 
-    /// Waits until `look` finds news, or the deadline. It is asked under the lock. `queue`: news for the waiter may
-    /// come from other shards, while it drives this one.
+    /// Waits until `look` finds news, or the deadline. It is asked under the lock. `sink`: of who waits for a queue,
+    /// for which news may also come from other shards while the waiter drives this one.
     fn wait<R>(
         &self,
         all: &Shared,
         word: &Word,
-        queue: Option<&Queue>,
+        mut sink: Option<&mut Sink>,
         deadline: i64,
         look: &mut Look<R>,
     ) -> Result<R> {
+        let queue = sink.as_ref().and_then(|s| s.queue);
         let lead = |on| queue.into_iter().for_each(|q| q.set_led(on));
         let mut st = self.lock();
         st.inside += 1;
         st.counters.waiters += 1;
         let result = loop {
-            if let Some(found) = look(&mut st) {
+            if let Some(found) = look(&mut st, sink.as_deref_mut()) {
                 break found;
             }
             if st.closing {
@@ -515,14 +518,14 @@ impl Shard {
             let interrupted;
             if !all.threaded && st.driver.is_some() && st.poll_wanted == 0 {
                 lead(true);
-                if let Some(found) = look(&mut st) {
+                if let Some(found) = look(&mut st, sink.as_deref_mut()) {
                     lead(false);
                     break found;
                 }
                 let Some(mut driver) = st.driver.take() else { continue };
                 st.role = Role::Waiter;
                 drop(st);
-                let turned = self.turn(all, &mut driver, None, deadline);
+                let turned = self.turn(all, &mut driver, sink.as_deref_mut(), deadline);
                 st = self.lock();
                 st.driver = Some(driver);
                 lead(false);
@@ -538,7 +541,7 @@ impl Shard {
             }
             if let Some(e) = interrupted {
                 // News that came together with the signal is not lost.
-                break look(&mut st).unwrap_or(Err(e));
+                break look(&mut st, sink.as_deref_mut()).unwrap_or(Err(e));
             }
         };
         st.counters.waiters -= 1;
@@ -608,7 +611,7 @@ impl Shard {
                 return Ok(ready.0 as i32);
             }
         }
-        self.wait(all, word, None, deadline, &mut |st| match look_at_slot(st, handle, word) {
+        self.wait(all, word, None, deadline, &mut |st, _| match look_at_slot(st, handle, word) {
             Ok(ready) if ready.is_empty() => None,
             Ok(ready) => Some(Ok(ready.0 as i32)),
             Err(Error::STALE | Error::INVAL) => Some(Err(Error::CANCELLED)),
@@ -629,10 +632,15 @@ impl Shard {
         out: &mut [MaybeUninit<bell_event>],
         deadline: i64,
     ) -> Result<usize> {
-        self.wait(all, &queue.word, Some(queue), deadline, &mut |_| match queue.drain(out) {
-            Ok(0) => None,
-            Err(Error::STALE) => Some(Err(Error::CANCELLED)),
-            found => Some(found),
+        let mut sink = Sink::for_queue(out, queue);
+        self.wait(all, &queue.word, Some(&mut sink), deadline, &mut |_, sink| match sink? {
+            // The turn has brought them here.
+            Sink { n, .. } if *n > 0 => Some(Ok(*n)),
+            Sink { out, .. } => match queue.drain(out) {
+                Ok(0) => None,
+                Err(Error::STALE) => Some(Err(Error::CANCELLED)),
+                found => Some(found),
+            },
         })
     }
 

@@ -13,12 +13,14 @@ use crate::fd_table::FdTable;
 use crate::followers::Followers;
 use crate::heap;
 use crate::registry::*;
+use crate::target::queue::Queue;
 use crate::target::ready_list::{After, In, Left, Pushed, ReadyList};
 use crate::target::slot::{self, Slots};
 use crate::target::{Batch, News, Notification, Target};
 use crate::timers::{Timers, UNARMED};
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 
 /// `State::sleep_until` while the driver is awake: no deadline is earlier.
 pub const AWAKE: i64 = i64::MIN;
@@ -43,13 +45,24 @@ impl Driver {
     }
 }
 
-/// The caller's array of a polling call.
+/// The array of a caller that drives: news for it goes there straight, past the list where it would be taken from.
 pub struct Sink<'a> {
     pub out: &'a mut [MaybeUninit<bell_event>],
     pub n: usize,
+    /// The queue that the caller waits for; `None`: it is `bell_poll`, and takes what has the target POLL.
+    pub queue: Option<&'a Queue>,
 }
 
-impl Sink<'_> {
+impl<'a> Sink<'a> {
+    pub fn for_poll(out: &'a mut [MaybeUninit<bell_event>]) -> Sink<'a> {
+        Sink { out, n: 0, queue: None }
+    }
+    pub fn for_queue(out: &'a mut [MaybeUninit<bell_event>], queue: &'a Queue) -> Sink<'a> {
+        Sink { out, n: 0, queue: Some(queue) }
+    }
+    pub fn is_for_poll(&self) -> bool {
+        self.queue.is_none()
+    }
     pub fn is_full(&self) -> bool {
         self.n == self.out.len()
     }
@@ -369,28 +382,77 @@ impl State {
         self.reg.unbind(fd.target).is_news()
     }
 
-    /// The usual event in one step: a single EDGE registration, armed as long as it lives, of an fd that the kernel
-    /// reports without more to do. False: not that; `dispatch` it.
+    /// The usual events, each in one step: a single EDGE registration, armed as long as it lives, of an fd that the
+    /// kernel reports without more to do. Returns the place of the first that is none, or at which the batch is full:
+    /// `dispatch` it.
     #[inline]
-    pub fn dispatch_edge(&mut self, cookie: Handle, ready: Ready, out: &mut Out) -> bool {
-        let Some(entry) = self.reg.fds.find_mut(cookie) else { return false };
-        let fd = &mut entry.value;
-        let told = ready & fd.interest.wants();
-        if entry.link != NIL || fd.mode != Mode::Edge || fd.flags != ARMED || told.is_empty() {
-            return false;
-        }
-        let news = News {
-            handle: cookie,
-            user_data: fd.user_data,
-            ready: told,
-            status: 0,
-            data: 0,
-            add: false,
-            after: After::Nothing,
+    pub fn dispatch_edges(&mut self, events: &Events, from: usize, out: &mut Out) -> usize {
+        let State { reg, counters, .. } = self;
+        let Registry { fds, slots, poll, .. } = reg;
+        let Out { batch, sink, from: shard } = out;
+        let mut sink = sink.as_deref_mut();
+        // As long as nothing older waits in the list, news for who drives goes straight to its array. A queue's lock
+        // is held meanwhile, once for all, but let go before anything else is delivered.
+        let queue = sink.as_ref().and_then(|s| s.queue);
+        let mut held = queue.and_then(Queue::lock_empty);
+        let mut straight_to = match (queue, &held) {
+            (Some(queue), Some(_)) => queue,
+            _ => std::ptr::null(),
         };
-        let interest = fd.interest;
-        deliver(&mut fd.target, &news, interest, &self.reg.slots, &mut self.reg.poll, &mut self.counters, out);
-        true
+        let straight_poll = poll.is_empty() && sink.as_ref().is_some_and(|s| s.is_for_poll());
+        let mut straight = 0;
+        let mut at = from;
+        while at < events.len() {
+            let (cookie, ready) = events.get(at);
+            let cookie = Handle(cookie);
+            if !cookie.is(Kind::Fd) {
+                break;
+            }
+            let Some(entry) = fds.find_mut(cookie) else { break };
+            let fd = &mut entry.value;
+            let told = ready & fd.interest.wants();
+            if entry.link != NIL || fd.mode != Mode::Edge || fd.flags != ARMED || told.is_empty() {
+                break;
+            }
+            let goes_straight = match &fd.target {
+                Target::Poll { .. } => straight_poll,
+                Target::Queue { queue, .. } => Arc::as_ptr(queue) == straight_to,
+                _ => false,
+            };
+            if let (true, Some(sink)) = (goes_straight, &mut sink) {
+                let Some(place) = sink.out.get_mut(sink.n) else { break };
+                place.write(bell_event {
+                    handle: cookie.0,
+                    user_data: fd.user_data,
+                    ready: told.0,
+                    status: 0,
+                    data: 0,
+                });
+                sink.n += 1;
+                straight += 1;
+            } else {
+                if batch.is_full() {
+                    break;
+                }
+                (held, straight_to) = (None, std::ptr::null());
+                let news = News {
+                    handle: cookie,
+                    user_data: fd.user_data,
+                    ready: told,
+                    status: 0,
+                    data: 0,
+                    add: false,
+                    after: After::Nothing,
+                };
+                let interest = fd.interest;
+                let out = &mut Out { batch, sink: sink.as_deref_mut(), from: *shard };
+                deliver(&mut fd.target, &news, interest, slots, poll, counters, out);
+            }
+            at += 1;
+        }
+        drop(held);
+        counters.events += straight;
+        at
     }
 
     /// The kernel says that an fd is ready. `from`: go on behind this registration. Returns where to go on when the
@@ -889,7 +951,7 @@ fn deliver(
         Target::None => counters.events -= 1,
         Target::Poll { node } => {
             if let Some(sink) = &mut out.sink {
-                if !sink.is_full() && poll.is_empty() {
+                if sink.is_for_poll() && !sink.is_full() && poll.is_empty() {
                     sink.out[sink.n].write(bell_event {
                         handle: news.handle.0,
                         user_data: news.user_data,

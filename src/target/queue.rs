@@ -124,6 +124,13 @@ impl Queue {
         self.inner.lock().led = on;
     }
 
+    /// The lock, if there is no news: a waiter that drives then takes its events past the list, in which nobody can
+    /// put older news meanwhile.
+    pub fn lock_empty(&self) -> Option<MutexGuard<'_, Inner>> {
+        let inner = self.inner.lock();
+        (inner.list.is_empty() && !inner.destroyed).then_some(inner)
+    }
+
     pub fn drain(&self, out: &mut [MaybeUninit<bell_event>]) -> Result<usize> {
         let mut inner = self.inner.lock();
         if inner.destroyed {
