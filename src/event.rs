@@ -164,11 +164,13 @@ pub const INDEX_BITS: u32 = 24;
 /// Two bits under `cfg(doorbell_small_generations)`, so that tests meet the wrap.
 pub const GENERATION_BITS: u32 = if cfg!(doorbell_small_generations) { 2 } else { 26 };
 pub const GENERATION_MAX: u32 = (1 << GENERATION_BITS) - 1;
+/// Where the index begins in a handle: so wide is the generation's field.
+pub const GENERATION_FIELD: u32 = 26;
 
 impl Handle {
     pub fn new(kind: Kind, shard: u8, index: u32, generation: u32) -> Handle {
         debug_assert!(index < 1 << INDEX_BITS && 0 < generation && generation <= GENERATION_MAX);
-        Handle((kind as u64) << 58 | (shard as u64) << 50 | (index as u64) << 26 | generation as u64)
+        Handle((kind as u64) << 58 | (shard as u64) << 50 | (index as u64) << GENERATION_FIELD | generation as u64)
     }
     pub fn kind(self) -> Option<Kind> {
         [Kind::Fd, Kind::Timeout, Kind::Queue, Kind::User].into_iter().find(|k| *k as u64 == self.0 >> 58)
@@ -180,9 +182,9 @@ impl Handle {
         (self.0 >> 50) as u8 as usize
     }
     pub fn index(self) -> u32 {
-        (self.0 >> 26) as u32 & ((1 << INDEX_BITS) - 1)
+        (self.0 >> GENERATION_FIELD) as u32 & ((1 << INDEX_BITS) - 1)
     }
     pub fn generation(self) -> u32 {
-        self.0 as u32 & ((1 << 26) - 1)
+        self.0 as u32 & ((1 << GENERATION_FIELD) - 1)
     }
 }

@@ -386,72 +386,45 @@ impl State {
     /// kernel reports without more to do. Returns the place of the first that is none, or at which the batch is full:
     /// `dispatch` it.
     #[inline]
-    pub fn dispatch_edges(&mut self, events: &Events, from: usize, out: &mut Out) -> usize {
+    pub fn dispatch_edges(&mut self, events: &Events, mut at: usize, out: &mut Out) -> usize {
         let State { reg, counters, .. } = self;
         let Registry { fds, slots, poll, .. } = reg;
-        let Out { batch, sink, from: shard } = out;
-        let mut sink = sink.as_deref_mut();
         // As long as nothing older waits in the list, news for who drives goes straight to its array. A queue's lock
-        // is held meanwhile, once for all, but let go before anything else is delivered.
-        let queue = sink.as_ref().and_then(|s| s.queue);
-        let mut held = queue.and_then(Queue::lock_empty);
-        let mut straight_to = match (queue, &held) {
-            (Some(queue), Some(_)) => queue,
-            _ => std::ptr::null(),
-        };
-        let straight_poll = poll.is_empty() && sink.as_ref().is_some_and(|s| s.is_for_poll());
-        let mut straight = 0;
-        let mut at = from;
-        while at < events.len() {
-            let (cookie, ready) = events.get(at);
-            let cookie = Handle(cookie);
-            if !cookie.is(Kind::Fd) {
-                break;
-            }
-            let Some(entry) = fds.find_mut(cookie) else { break };
-            let fd = &mut entry.value;
-            let told = ready & fd.interest.wants();
-            if entry.link != NIL || fd.mode != Mode::Edge || fd.flags != ARMED || told.is_empty() {
-                break;
-            }
-            let goes_straight = match &fd.target {
-                Target::Poll { .. } => straight_poll,
-                Target::Queue { queue, .. } => Arc::as_ptr(queue) == straight_to,
-                _ => false,
-            };
-            if let (true, Some(sink)) = (goes_straight, &mut sink) {
-                let Some(place) = sink.out.get_mut(sink.n) else { break };
-                place.write(bell_event {
-                    handle: cookie.0,
-                    user_data: fd.user_data,
-                    ready: told.0,
-                    status: 0,
-                    data: 0,
-                });
-                sink.n += 1;
-                straight += 1;
-            } else {
-                if batch.is_full() {
-                    break;
+        // is held meanwhile, once for all.
+        if let Some(sink) = &mut out.sink {
+            let room = &mut sink.out[sink.n..];
+            let straight = match sink.queue {
+                None if poll.is_empty() => {
+                    straight(fds, events.iter_from(at), room, |t| matches!(t, Target::Poll { .. }))
                 }
-                (held, straight_to) = (None, std::ptr::null());
-                let news = News {
-                    handle: cookie,
-                    user_data: fd.user_data,
-                    ready: told,
-                    status: 0,
-                    data: 0,
-                    add: false,
-                    after: After::Nothing,
-                };
-                let interest = fd.interest;
-                let out = &mut Out { batch, sink: sink.as_deref_mut(), from: *shard };
-                deliver(&mut fd.target, &news, interest, slots, poll, counters, out);
+                Some(mine) => mine.lock_empty().map_or(0, |_held| {
+                    let is_mine = |t: &Target| matches!(t, Target::Queue { queue, .. } if Arc::as_ptr(queue) == mine);
+                    straight(fds, events.iter_from(at), room, is_mine)
+                }),
+                None => 0,
+            };
+            sink.n += straight;
+            counters.events += straight as u64;
+            at += straight;
+        }
+        for (cookie, ready) in events.iter_from(at) {
+            let Some((fd, told)) = usual(fds, cookie, ready) else { break };
+            if out.batch.is_full() {
+                break;
             }
+            let news = News {
+                handle: Handle(cookie),
+                user_data: fd.user_data,
+                ready: told,
+                status: 0,
+                data: 0,
+                add: false,
+                after: After::Nothing,
+            };
+            let interest = fd.interest;
+            deliver(&mut fd.target, &news, interest, slots, poll, counters, out);
             at += 1;
         }
-        drop(held);
-        counters.events += straight;
         at
     }
 
@@ -923,6 +896,34 @@ impl State {
             }
         }
     }
+}
+
+/// The registration and what it is told, if that is all there is to do. The backend's own cookies have generation 0 and
+/// are nobody's.
+#[inline(always)]
+fn usual(fds: &mut Slab<Fd>, cookie: u64, ready: Ready) -> Option<(&mut Fd, Ready)> {
+    let entry = fds.find_mut(Handle(cookie))?;
+    let fd = &mut entry.value;
+    let told = ready & fd.interest.wants();
+    let unusual = entry.link != NIL || fd.mode != Mode::Edge || fd.flags != ARMED || told.is_empty();
+    if unusual { None } else { Some((fd, told)) }
+}
+
+/// Writes the usual events of `mine` to the caller's array, up to the first that is another's. How many.
+#[inline(always)]
+fn straight(
+    fds: &mut Slab<Fd>,
+    events: impl Iterator<Item = (u64, Ready)>,
+    room: &mut [MaybeUninit<bell_event>],
+    mine: impl Fn(&Target) -> bool,
+) -> usize {
+    let mut n = 0;
+    for (place, (cookie, ready)) in room.iter_mut().zip(events) {
+        let Some((fd, told)) = usual(fds, cookie, ready).filter(|(fd, _)| mine(&fd.target)) else { break };
+        place.write(bell_event { handle: cookie, user_data: fd.user_data, ready: told.0, status: 0, data: 0 });
+        n += 1;
+    }
+    n
 }
 
 fn is_listed(target: &Target) -> bool {

@@ -364,6 +364,9 @@ impl Events {
         let e = &self.list[i];
         (e.u64, epoll_ready(e.events))
     }
+    pub fn iter_from(&self, at: usize) -> impl Iterator<Item = (u64, Ready)> + '_ {
+        self.list[at..].iter().map(|e| (e.u64, epoll_ready(e.events)))
+    }
     pub fn clear(&mut self) {
         self.list.clear();
     }

@@ -36,7 +36,7 @@
 //! child drops its copy without harm to the parent and makes a new one.
 use crate::abi::*;
 use crate::error::{Error, Result};
-use crate::event::{Clock, Interest, Ready};
+use crate::event::{Clock, GENERATION_FIELD, Interest, Ready};
 #[cfg(target_os = "linux")]
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -77,11 +77,11 @@ pub struct Registered {
     pub exclusive: bool,
 }
 
-/// Cookies below are the backend's own.
+/// Cookies below are the backend's own. As handles they have generation 0, which is nobody's.
 pub const OWN: u64 = 1 << 58;
 #[cfg(target_os = "linux")]
 const fn alarm_cookie(clock: Clock) -> u64 {
-    1 + clock as u64
+    (1 + clock as u64) << GENERATION_FIELD
 }
 
 /// `BELL_FEATURE_*` of this build.

@@ -11,6 +11,8 @@ pub struct GhcOps {
     pub thread_done: Option<unsafe extern "C" fn()>,
 }
 
+/// Packed, so that a target with one has no more than 16 bytes, of which there is one in every entry.
+#[repr(C, packed(4))]
 pub struct StablePtr {
     pub ptr: *mut c_void,
     pub capability: i32,
