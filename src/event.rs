@@ -92,6 +92,7 @@ impl BitOr for Interest {
 
 /// When a registration is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub enum Mode {
     Edge,
     Oneshot,

@@ -159,19 +159,20 @@ pub enum Kernel {
     Disarmed,
 }
 
-/// One registration of an fd. `link` is the next registration of the same fd.
+/// One registration of an fd. `link` is the next registration of the same fd. In this order because of `is_usual`.
+#[repr(C)]
 pub struct Fd {
     pub user_data: u64,
     pub deadline: i64,
     pub target: Target,
     pub fd: i32,
     pub pos: u32,
-    pub interest: Interest,
     pub mode: Mode,
+    pub flags: u8,
+    pub interest: Interest,
     /// What was asked of the kernel (first registration only).
     pub asked: Interest,
     pub kernel: Kernel,
-    pub flags: u8,
 }
 
 /// Waits for news.
@@ -204,6 +205,12 @@ impl Default for Fd {
 }
 
 impl Fd {
+    /// EDGE, armed, and nothing else about it: mode and flags lie side by side, so this is one comparison.
+    #[inline(always)]
+    pub fn is_usual(&self) -> bool {
+        const USUAL: u16 = u16::from_le_bytes([Mode::Edge as u8, ARMED]);
+        u16::from_le_bytes([self.mode as u8, self.flags]) == USUAL
+    }
     pub fn is(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }

@@ -28,6 +28,7 @@ use crate::target::slot;
 use crate::target::{Batch, World};
 use crate::waker::SleepState;
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -494,7 +495,7 @@ impl Shard {
         look: &mut Look<R>,
     ) -> Result<R> {
         let queue = sink.as_ref().and_then(|s| s.queue);
-        let lead = |on| queue.into_iter().for_each(|q| q.set_led(on));
+        let lead = |on| queue.is_some_and(|q| q.set_led(on));
         let mut st = self.lock();
         st.inside += 1;
         st.counters.waiters += 1;
@@ -517,10 +518,9 @@ impl Shard {
             }
             let interrupted;
             if !all.threaded && st.driver.is_some() && st.poll_wanted == 0 {
-                lead(true);
-                if let Some(found) = look(&mut st, sink.as_deref_mut()) {
+                if lead(true) {
                     lead(false);
-                    break found;
+                    continue;
                 }
                 let Some(mut driver) = st.driver.take() else { continue };
                 st.role = Role::Waiter;
@@ -628,7 +628,7 @@ impl Shard {
     pub fn queue_wait(
         &self,
         all: &Shared,
-        queue: &Queue,
+        queue: &Arc<Queue>,
         out: &mut [MaybeUninit<bell_event>],
         deadline: i64,
     ) -> Result<usize> {

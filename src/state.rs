@@ -50,14 +50,14 @@ pub struct Sink<'a> {
     pub out: &'a mut [MaybeUninit<bell_event>],
     pub n: usize,
     /// The queue that the caller waits for; `None`: it is `bell_poll`, and takes what has the target POLL.
-    pub queue: Option<&'a Queue>,
+    pub queue: Option<&'a Arc<Queue>>,
 }
 
 impl<'a> Sink<'a> {
     pub fn for_poll(out: &'a mut [MaybeUninit<bell_event>]) -> Sink<'a> {
         Sink { out, n: 0, queue: None }
     }
-    pub fn for_queue(out: &'a mut [MaybeUninit<bell_event>], queue: &'a Queue) -> Sink<'a> {
+    pub fn for_queue(out: &'a mut [MaybeUninit<bell_event>], queue: &'a Arc<Queue>) -> Sink<'a> {
         Sink { out, n: 0, queue: Some(queue) }
     }
     pub fn is_for_poll(&self) -> bool {
@@ -398,7 +398,7 @@ impl State {
                     straight(fds, events.iter_from(at), room, |t| matches!(t, Target::Poll { .. }))
                 }
                 Some(mine) => mine.lock_empty().map_or(0, |_held| {
-                    let is_mine = |t: &Target| matches!(t, Target::Queue { queue, .. } if Arc::as_ptr(queue) == mine);
+                    let is_mine = |t: &Target| matches!(t, Target::Queue { queue, .. } if Arc::ptr_eq(queue, mine));
                     straight(fds, events.iter_from(at), room, is_mine)
                 }),
                 None => 0,
@@ -905,12 +905,12 @@ fn usual(fds: &mut Slab<Fd>, cookie: u64, ready: Ready) -> Option<(&mut Fd, Read
     let entry = fds.find_mut(Handle(cookie))?;
     let fd = &mut entry.value;
     let told = ready & fd.interest.wants();
-    let unusual = entry.link != NIL || fd.mode != Mode::Edge || fd.flags != ARMED || told.is_empty();
-    if unusual { None } else { Some((fd, told)) }
+    let usual = entry.link == NIL && fd.is_usual() && !told.is_empty();
+    usual.then_some((fd, told))
 }
 
 /// Writes the usual events of `mine` to the caller's array, up to the first that is another's. How many.
-#[inline(always)]
+#[inline(never)] // a loop that has all registers for itself
 fn straight(
     fds: &mut Slab<Fd>,
     events: impl Iterator<Item = (u64, Ready)>,

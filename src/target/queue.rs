@@ -118,10 +118,12 @@ impl Queue {
         false
     }
 
-    /// A waiter is about to drive the home shard, or drives it no more. It looks at the list after this, so what is
-    /// pushed before is not missed.
-    pub fn set_led(&self, on: bool) {
-        self.inner.lock().led = on;
+    /// A waiter is about to drive the home shard, or drives it no more. True: look first, there is news (so what was
+    /// pushed before is not missed), or the queue is gone.
+    pub fn set_led(&self, on: bool) -> bool {
+        let mut inner = self.inner.lock();
+        inner.led = on;
+        !inner.list.is_empty() || inner.destroyed
     }
 
     /// The lock, if there is no news: a waiter that drives then takes its events past the list, in which nobody can
