@@ -83,3 +83,14 @@ fn errno(errno: i32) -> &'static CStr {
         _ => c"unknown error",
     }
 }
+
+/// Room for one more. By a quarter, not by doubling: there is an item for each timeout and each registration, so half of
+/// the room may otherwise stay empty for good.
+#[inline]
+pub fn make_room<T>(list: &mut Vec<T>) -> Result<()> {
+    #[cold]
+    fn grow<T>(list: &mut Vec<T>) -> Result<()> {
+        list.try_reserve_exact((list.len() / 4).max(16)).map_err(|_| Error::NOMEM)
+    }
+    if list.len() == list.capacity() { grow(list) } else { Ok(()) }
+}

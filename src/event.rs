@@ -174,7 +174,13 @@ impl Handle {
         Handle((kind as u64) << 58 | (shard as u64) << 50 | (index as u64) << GENERATION_FIELD | generation as u64)
     }
     pub fn kind(self) -> Option<Kind> {
-        [Kind::Fd, Kind::Timeout, Kind::Queue, Kind::User].into_iter().find(|k| *k as u64 == self.0 >> 58)
+        match self.0 >> 58 {
+            1 => Some(Kind::Fd),
+            2 => Some(Kind::Timeout),
+            3 => Some(Kind::Queue),
+            4 => Some(Kind::User),
+            _ => None,
+        }
     }
     pub fn is(self, kind: Kind) -> bool {
         self.0 >> 58 == kind as u64

@@ -133,13 +133,8 @@ impl Shard {
 
     /// Releases the lock, then does what was decided under it: wakes the driver, delivers.
     pub fn finish(&self, all: &Shared, mut st: Guard<'_>, batch: &mut Batch) {
-        let rouse = std::mem::take(&mut st.rouse);
         let token = batch.is_foreign().then(|| st.deliveries.begin());
-        drop(st);
-        if rouse {
-            // A driver that cannot be woken is told of by bell_wake; the deadline itself is armed all the same.
-            let _ = self.wake(false);
-        }
+        self.release(st);
         if !batch.is_empty() {
             all.deliver(batch);
         }
@@ -147,6 +142,17 @@ impl Shard {
             if self.lock().deliveries.end(token) {
                 self.notify_rare();
             }
+        }
+    }
+
+    /// As `finish`, when nothing can have been decided but to wake the driver.
+    #[inline]
+    pub fn release(&self, mut st: Guard<'_>) {
+        let rouse = std::mem::take(&mut st.rouse);
+        drop(st);
+        if rouse {
+            // A driver that cannot be woken is told of by bell_wake; the deadline itself is armed all the same.
+            let _ = self.wake(false);
         }
     }
 

@@ -781,6 +781,26 @@ impl State {
         })
     }
 
+    /// The common move in one step: later, of what is armed, is a store. False: not that; nothing has changed.
+    #[inline]
+    pub fn postpone(&mut self, handle: Handle, deadline: i64) -> bool {
+        let found = if handle.is(Kind::Timeout) {
+            self.reg.timeouts.find_mut(handle).map(|e| (e.value.pos, &mut e.value.deadline))
+        } else if handle.is(Kind::Fd) {
+            self.reg.fds.find_mut(handle).map(|e| (e.value.pos, &mut e.value.deadline))
+        } else {
+            None
+        };
+        match found {
+            Some((pos, due)) if pos != UNARMED && *due <= deadline && deadline != NEVER => {
+                *due = deadline;
+                self.counters.timers_moved += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Later: nothing to do, the heap finds out when the old key surfaces. After an error the caller puts the old
     /// deadline back, which is later.
     fn move_timer(&mut self, env: Env, clock: Clock, id: u32, earlier: bool) -> Result<()> {

@@ -12,7 +12,7 @@
 //! An 8-ary heap, because it was measured against a timing wheel and a binary heap at 10k to 1M live deadlines: with
 //! lazy extension it was the fastest, and unlike a wheel it is exact to the nanosecond. A million deadlines are seven
 //! levels; each level passed costs a write to an entry somewhere in memory, so a flat heap beats a deep one.
-use crate::error::{Error, Result};
+use crate::error::{Result, make_room};
 use crate::event::NEVER;
 
 /// The position of an entry that is not in the heap.
@@ -79,7 +79,7 @@ impl Timers {
     pub fn insert(&mut self, n: &mut impl Nodes, id: u32) -> Result<()> {
         debug_assert!(*n.pos(id) == UNARMED, "armed twice");
         debug_assert!(n.due(id) != NEVER && n.slack(id) >= 0);
-        self.heap.try_reserve(1).map_err(|_| Error::NOMEM)?;
+        make_room(&mut self.heap)?;
         let item = Item { key: hard(n, id), seq: self.next_seq, id };
         self.next_seq = self.next_seq.wrapping_add(1);
         let hole = self.heap.len();

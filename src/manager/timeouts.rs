@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::event::{Clock, Handle, Kind, Mode, NEVER};
 use crate::registry::*;
 use crate::state::{Env, State};
-use crate::target::{Batch, Spec};
+use crate::target::Spec;
 use crate::timers::UNARMED;
 
 pub struct TimeoutSpec {
@@ -34,31 +34,20 @@ impl Manager {
         let shard = &self.all.shards[place];
         let mut st = shard.lock();
         let made = make_timeout(&mut st, shard.env(&self.all.fds), spec);
-        shard.finish(&self.all, st, &mut Batch::default());
+        shard.release(st);
         made
     }
 
     pub fn update_timeout(&self, handle: u64, deadline: i64) -> Result<i32> {
         let handle = Handle(handle);
-        self.on(handle, |st, env, _| match handle.kind() {
-            Some(Kind::Fd) => {
-                let index = find_fd(st, handle)?;
-                let fd = &st.reg.fds.at(index).value;
-                if fd.mode == Mode::Oneshot && !fd.is(ARMED) {
-                    return Ok(BELL_FIRED);
-                }
-                st.set_deadline(env, index, deadline).map(|()| 0)
-            }
-            Some(Kind::Timeout) => {
-                let index = st.reg.timeouts.find(handle).ok_or(Error::STALE)?;
-                let timeout = &st.reg.timeouts.at(index).value;
-                if timeout.pos == UNARMED && timeout.deadline != NEVER {
-                    return Ok(BELL_FIRED);
-                }
-                st.set_timeout(env, index, deadline).map(|()| 0)
-            }
-            _ => Err(Error::INVAL),
-        })
+        let shard = self.shard(handle)?;
+        let mut st = shard.lock();
+        if st.postpone(handle, deadline) {
+            return Ok(0);
+        }
+        let moved = move_deadline(&mut st, shard.env(&self.all.fds), handle, deadline);
+        shard.release(st);
+        moved
     }
 
     pub fn timeout_get(&self, handle: u64) -> Result<i64> {
@@ -112,6 +101,28 @@ impl Manager {
         let shard = self.all.shards.get(handle.shard()).ok_or(Error::STALE)?;
         shard.posts.post(handle.index(), handle.generation(), bits)?;
         shard.wake(false).map(|()| 0)
+    }
+}
+
+fn move_deadline(st: &mut State, env: Env, handle: Handle, deadline: i64) -> Result<i32> {
+    match handle.kind() {
+        Some(Kind::Fd) => {
+            let index = find_fd(st, handle)?;
+            let fd = &st.reg.fds.at(index).value;
+            if fd.mode == Mode::Oneshot && !fd.is(ARMED) {
+                return Ok(BELL_FIRED);
+            }
+            st.set_deadline(env, index, deadline).map(|()| 0)
+        }
+        Some(Kind::Timeout) => {
+            let index = st.reg.timeouts.find(handle).ok_or(Error::STALE)?;
+            let timeout = &st.reg.timeouts.at(index).value;
+            if timeout.pos == UNARMED && timeout.deadline != NEVER {
+                return Ok(BELL_FIRED);
+            }
+            st.set_timeout(env, index, deadline).map(|()| 0)
+        }
+        _ => Err(Error::INVAL),
     }
 }
 

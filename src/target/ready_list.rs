@@ -4,7 +4,7 @@
 //! allocates nothing. News of a node that is listed already is merged into it. Cancelling unlinks it: after
 //! unregistering, no drain returns it.
 use crate::abi::bell_event;
-use crate::error::{Error, Result};
+use crate::error::{Result, make_room};
 use crate::event::{Handle, Ready};
 use crate::target::News;
 
@@ -109,7 +109,7 @@ impl ReadyList {
             self.used += 1;
             return Ok(index);
         }
-        self.nodes.try_reserve(1).map_err(|_| Error::NOMEM)?;
+        make_room(&mut self.nodes)?;
         self.nodes.push(node);
         self.used += 1;
         Ok(self.nodes.len() as u32 - 1)
