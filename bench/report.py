@@ -69,8 +69,26 @@ def count_table(row):
     return out
 
 
+def haskell_rows(path):
+    """The rows of `make bench-haskell`, as it has left them."""
+    found = sorted((path.parent.parent / "haskell-bindings" / "bench" / "results").glob("g*.json"))
+    out = ["", "## G1 to G5: the Haskell package beside GHC's own manager",
+           "", "Measured by `make bench-haskell`; what the rows mean stands there."] if found else []
+    for file in found:
+        run = json.loads(file.read_text())
+        plot = file.with_suffix(".svg")
+        out += ["", f'{file.stem.upper()}, {run["date"]}, GHC {run["ghc"]}, load {run["load_before"].split()[0]}'
+                + (f', {run["mode"]}' if run.get("mode") else "") + ":"]
+        if plot.exists():
+            out += ["", f'![{file.stem}](../{plot.relative_to(path.parent.parent)})']
+        out += ["", "| row | | target | |", "|---|---|---|---|"]
+        out += [f'| `{r["row"]}` | {r["figure"]:g} | {r["target"]} | {"holds" if r["holds"] else "**falls short**"} |'
+                for r in run["rows"]]
+    return out
+
+
 def write(folder, path):
-    folder = pathlib.Path(folder)
+    folder, path = pathlib.Path(folder), pathlib.Path(path)
     rows = [json.loads((folder / f"{key}.json").read_text()) for key in ORDER if (folder / f"{key}.json").exists()]
     if not rows:
         return
@@ -100,4 +118,5 @@ def write(folder, path):
             out += ["", "| paired | median | quartiles |", "|---|---|---|"]
             out += [f'| {n} | {s["median"]:.3f} | {s["quartiles"][0]:.3f} to {s["quartiles"][1]:.3f} |' for n, s in pairs]
         out += ["", "</details>"]
-    pathlib.Path(path).write_text("\n".join(out) + "\n")
+    out += haskell_rows(path)
+    path.write_text("\n".join(out) + "\n")
