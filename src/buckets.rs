@@ -25,6 +25,7 @@ impl<T: Default> Buckets<T> {
     }
 
     /// The item, if its bucket has been made. Async-signal-safe.
+    #[inline]
     pub fn get(&self, index: u32) -> Option<&T> {
         if index >= CAPACITY {
             return None;
@@ -34,7 +35,16 @@ impl<T: Default> Buckets<T> {
     }
 
     /// The item, its bucket made if need be.
+    #[inline]
     pub fn get_or_make(&self, index: u32) -> Result<&T> {
+        match self.get(index) {
+            Some(item) => Ok(item),
+            None => self.make(index),
+        }
+    }
+
+    #[cold]
+    fn make(&self, index: u32) -> Result<&T> {
         if index >= CAPACITY {
             return Err(Error::FULL);
         }

@@ -335,7 +335,7 @@ impl State {
         if was_head && self.reg.fds.at(index).link == NIL {
             // Out of the kernel first: once the number is nobody's, a close does not wait for this shard.
             self.forget_kernel(env, number, kernel);
-            self.reg.detach(env.fds, index);
+            self.reg.detach_only(env.fds, index);
             return Ok(());
         }
         let head = self.reg.detach(env.fds, index);
