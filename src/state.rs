@@ -756,8 +756,7 @@ impl State {
 
     /// Arms the timer of an entry whose deadline is set. An error has changed nothing.
     fn arm(&mut self, env: Env, clock: Clock, id: u32) -> Result<()> {
-        self.timers[clock as usize].insert(&mut self.reg, id)?;
-        let hard = self.hard(id);
+        let hard = self.timers[clock as usize].insert(&mut self.reg, id)?;
         if let Err(e) = self.note_deadline(env, clock, hard) {
             self.timers[clock as usize].remove(&mut self.reg, id);
             return Err(e);

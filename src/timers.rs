@@ -73,10 +73,10 @@ impl Timers {
         Timers { heap: Vec::new(), next_seq: seq }
     }
 
-    /// Arms an entry that is not armed. On `NOMEM` nothing has changed. The one after a `pop_due` that gave something,
+    /// Arms an entry that is not armed; returns its hard time. On `NOMEM` nothing has changed. The one after a `pop_due` that gave something,
     /// or after a `remove` of what was armed, finds room: a periodic timeout is not lost for want of memory.
     #[inline]
-    pub fn insert(&mut self, n: &mut impl Nodes, id: u32) -> Result<()> {
+    pub fn insert(&mut self, n: &mut impl Nodes, id: u32) -> Result<i64> {
         debug_assert!(*n.pos(id) == UNARMED, "armed twice");
         debug_assert!(n.due(id) != NEVER && n.slack(id) >= 0);
         make_room(&mut self.heap)?;
@@ -85,7 +85,7 @@ impl Timers {
         let hole = self.heap.len();
         self.heap.push(item);
         self.rise(n, hole, item);
-        Ok(())
+        Ok(item.key)
     }
 
     /// To be called when `due` or `slack` of an armed entry has changed. Keeps its place among equals. A caller that

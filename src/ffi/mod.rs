@@ -144,12 +144,12 @@ unsafe impl Sized32 for bell_fd_spec {}
 // SAFETY: as above.
 unsafe impl Sized32 for bell_timeout_spec {}
 
-/// Reads such a struct.
+/// Reads such a struct, where it lies: copying it was a tenth of what arming a timeout costs.
 ///
 /// # Safety
-/// `at` is null or points to as many bytes as its first field says.
+/// `at` is null or points to as many bytes as its first field says, which nobody changes during the call.
 #[allow(private_bounds)]
-unsafe fn read_sized<T: Sized32>(at: *const T) -> Result<T> {
+unsafe fn read_sized<'a, T: Sized32>(at: *const T) -> Result<&'a T> {
     const LARGEST: usize = 4096;
     if at.is_null() || !at.is_aligned() {
         return Err(Error::INVAL);
@@ -165,10 +165,11 @@ unsafe fn read_sized<T: Sized32>(at: *const T) -> Result<T> {
         return Err(Error::TOOBIG);
     }
     // SAFETY: at least `size_of::<T>()` bytes, and any pattern is a `T`.
-    Ok(unsafe { at.read() })
+    Ok(unsafe { &*at })
 }
 
 /// A target from C. Nothing of it is taken: whoever binds it does.
+#[inline]
 fn decode_target(m: &Manager, t: &bell_target) -> Result<Spec> {
     // Every field must be what its kind uses, or zero.
     let unused = |kind: u32| {
