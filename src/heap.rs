@@ -61,6 +61,10 @@ impl<T> Counted<T> {
         Ok(Counted(NonNull::from(Box::leak(owned))))
     }
 
+    pub fn is_same(a: &Self, b: &Self) -> bool {
+        a.0 == b.0
+    }
+
     fn owned(&self) -> &Owned<T> {
         // SAFETY: freed by the last owner only, and `self` is one.
         unsafe { self.0.as_ref() }

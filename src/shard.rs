@@ -17,6 +17,7 @@ use crate::event::{Clock, Direction, Handle, Interest, Kind, Mode, NEVER, Ready}
 use crate::fd_table::FdTable;
 use crate::followers::Followers;
 use crate::fork::Mark;
+use crate::heap::Counted;
 use crate::posts::Posts;
 use crate::registry::{ALWAYS, ARMED, CLOSED, Kernel};
 use crate::state::{AWAKE, Driver, Env, GHOST_EVENTS, Out, Role, Sink, State};
@@ -28,7 +29,6 @@ use crate::target::slot;
 use crate::target::{Batch, World};
 use crate::waker::SleepState;
 use std::mem::MaybeUninit;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -201,7 +201,8 @@ impl Shard {
     pub fn turn(&self, all: &Shared, driver: &mut Driver, mut sink: Option<&mut Sink>, until: i64) -> Result<Turned> {
         let mut st = self.lock();
         let by_poll = sink.as_ref().is_some_and(|s| s.is_for_poll());
-        let leftover = by_poll && (st.user_woken || !st.reg.poll.is_empty() && sink.as_ref().is_some_and(|s| !s.is_full()));
+        let leftover =
+            by_poll && (st.user_woken || !st.reg.poll.is_empty() && sink.as_ref().is_some_and(|s| !s.is_full()));
         let timeout = self.plan(&mut st, if leftover { 0 } else { until })?;
         st.counters.kernel_waits += 1;
         drop(st);
@@ -634,7 +635,7 @@ impl Shard {
     pub fn queue_wait(
         &self,
         all: &Shared,
-        queue: &Arc<Queue>,
+        queue: &Counted<Queue>,
         out: &mut [MaybeUninit<bell_event>],
         deadline: i64,
     ) -> Result<usize> {

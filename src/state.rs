@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::event::{Clock, Handle, Interest, Kind, Mode, NEVER, Ready};
 use crate::fd_table::FdTable;
 use crate::followers::Followers;
-use crate::heap;
+use crate::heap::{self, Counted};
 use crate::registry::*;
 use crate::target::queue::Queue;
 use crate::target::ready_list::{After, In, Left, Pushed, ReadyList};
@@ -20,7 +20,6 @@ use crate::target::{Batch, News, Notification, Target};
 use crate::timers::{Timers, UNARMED};
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
-use std::sync::Arc;
 
 /// `State::sleep_until` while the driver is awake: no deadline is earlier.
 pub const AWAKE: i64 = i64::MIN;
@@ -50,14 +49,14 @@ pub struct Sink<'a> {
     pub out: &'a mut [MaybeUninit<bell_event>],
     pub n: usize,
     /// The queue that the caller waits for; `None`: it is `bell_poll`, and takes what has the target POLL.
-    pub queue: Option<&'a Arc<Queue>>,
+    pub queue: Option<&'a Counted<Queue>>,
 }
 
 impl<'a> Sink<'a> {
     pub fn for_poll(out: &'a mut [MaybeUninit<bell_event>]) -> Sink<'a> {
         Sink { out, n: 0, queue: None }
     }
-    pub fn for_queue(out: &'a mut [MaybeUninit<bell_event>], queue: &'a Arc<Queue>) -> Sink<'a> {
+    pub fn for_queue(out: &'a mut [MaybeUninit<bell_event>], queue: &'a Counted<Queue>) -> Sink<'a> {
         Sink { out, n: 0, queue: Some(queue) }
     }
     pub fn is_for_poll(&self) -> bool {
@@ -398,7 +397,8 @@ impl State {
                     straight(fds, events.iter_from(at), room, |t| matches!(t, Target::Poll { .. }))
                 }
                 Some(mine) => mine.lock_empty().map_or(0, |_held| {
-                    let is_mine = |t: &Target| matches!(t, Target::Queue { queue, .. } if Arc::ptr_eq(queue, mine));
+                    let is_mine =
+                        |t: &Target| matches!(t, Target::Queue { queue, .. } if Counted::is_same(queue, mine));
                     straight(fds, events.iter_from(at), room, is_mine)
                 }),
                 None => 0,
