@@ -31,7 +31,7 @@ pub fn folder(test: &str) -> PathBuf {
     dir
 }
 
-fn compiler(variable: &str, default: &str) -> Command {
+pub fn compiler(variable: &str, default: &str) -> Command {
     let named = env::var(variable).unwrap_or_default();
     // CC may hold flags too ("ccache gcc -m64").
     let mut words = named.split_whitespace();
@@ -89,10 +89,15 @@ pub fn is_there(tool: &str) -> bool {
     Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
 }
 
-/// Past libtest's capture, which would hide it: a test that was skipped counts as passed there.
-pub fn say_skipped(test: &str, why: &str) {
+/// Past libtest's capture, which would hide it.
+pub fn say(line: &str) {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "skipped: {test}: {}", why.trim().trim_start_matches("skipped: "));
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// A test that was skipped counts as passed, so it must be told.
+pub fn say_skipped(test: &str, why: &str) {
+    say(&format!("skipped: {test}: {}", why.trim().trim_start_matches("skipped: ")));
 }
 
 /// Runs a C test: exit code 0 is passed, 77 skipped, all else failed. What it printed is shown if it failed.
