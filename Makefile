@@ -4,7 +4,6 @@ CARGO ?= cargo
 TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 BUILD ?= build
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
-SONAME := libdoorbell.so.$(firstword $(subst ., ,$(VERSION)))
 
 # Each set of RUSTFLAGS has a folder of its own: else cargo builds all crates again at every change of them.
 FOR_EPOLL := --target-dir $(TARGET)
@@ -12,7 +11,8 @@ POLL := RUSTFLAGS='--cfg doorbell_backend="poll"'
 FOR_POLL := --target-dir $(TARGET)/poll
 
 # In the order of what they cost, so that a failure shows early.
-STAGES := lint unit-epoll unit-poll c-tests-epoll c-tests-poll release-c-tests docs man-check counters tsan loom
+STAGES := lint abi abi-selftest unit-epoll unit-poll c-tests-epoll c-tests-poll release-c-tests docs man-check \
+  installcheck counters tsan loom
 
 .PHONY: help
 help: ## this list
@@ -22,16 +22,28 @@ help: ## this list
 deps: ## is all here that building and testing need? installs it on Debian, as root
 	@c-tests/deps.sh
 
-# Only `cargo rustc` with nothing but the C libraries does link-time optimization; with the rlib among them,
-# `cargo build` silently does none.
 .PHONY: lib
 lib: ## the optimized library: build/libdoorbell.so and build/libdoorbell.a
-	@$(CARGO) rustc -q --lib --release --crate-type cdylib,staticlib $(FOR_EPOLL)
-	@mkdir -p $(BUILD)
-	@install -m 755 $(TARGET)/release/libdoorbell.so $(BUILD)/libdoorbell.so.$(VERSION)
-	@install -m 644 $(TARGET)/release/libdoorbell.a $(BUILD)/
-	@ln -sf libdoorbell.so.$(VERSION) $(BUILD)/$(SONAME)
-	@ln -sf $(SONAME) $(BUILD)/libdoorbell.so
+	@CARGO='$(CARGO)' TARGET='$(TARGET)' BUILD='$(BUILD)' STD='$(STD)' pkg/build.sh
+
+.PHONY: check-cargo-c
+check-cargo-c: lib ## does `cargo cinstall` install the same as `make install` does
+	@CARGO='$(CARGO)' TARGET='$(TARGET)' c-tests/cargo-c.sh
+
+# What is built is built only if it is not there or too old, so that root needs no cargo.
+INSTALL = $(foreach v,PREFIX LIBDIR INCLUDEDIR MANDIR BINDIR DESTDIR BUILD,$(v)='$($(v))') pkg/install.sh
+$(BUILD)/libdoorbell.so.$(VERSION): $(shell find src pkg -type f) Cargo.toml Cargo.lock build.rs
+	@$(MAKE) --no-print-directory lib
+
+$(BUILD)/man/man7/doorbell.7: include/doorbell.h $(wildcard docs/man* docs/doorbell*)
+	@if command -v python3 >/dev/null; then $(MAKE) --no-print-directory man; \
+	else echo "install: no manual pages: they are made by python3"; fi
+
+.PHONY: install uninstall
+install: $(BUILD)/libdoorbell.so.$(VERSION) $(BUILD)/man/man7/doorbell.7 ## to PREFIX=/usr/local; knows DESTDIR, LIBDIR ..
+	@$(INSTALL) install
+uninstall: ## takes away what `make install` with the same variables has put there
+	@$(INSTALL) uninstall
 
 .PHONY: demo
 demo: deps lib ## the demonstration: builds and runs demo/
@@ -46,6 +58,10 @@ bench: lib ## beside its peers (under 45 minutes; ROW=w1: one row, QUICK=1: unde
 .PHONY: header
 header: ## writes include/doorbell.h anew from src/ffi
 	@BELL_BLESS=1 $(CARGO) test -q -p doorbell-c-tests --test header $(FOR_EPOLL)
+
+.PHONY: abi-bless
+abi-bless: ## records the binary interface anew, on purpose: see docs/versioning.md
+	@BELL_BLESS=1 $(CARGO) test -q -p doorbell-abi $(FOR_EPOLL) nothing_that
 
 .PHONY: man
 man: ## the manual pages, from the header: build/man
@@ -82,6 +98,12 @@ lint: ## clippy (for each backend) and rustdoc with warnings as errors
 	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc -q -p doorbell --no-deps $(FOR_EPOLL)
 	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc -q -p doorbell --no-deps --document-private-items $(FOR_EPOLL)
 
+abi: ## the binary interface against c-tests/abi: what is removed or changed fails, what is added is listed
+	@$(CARGO) test -q -p doorbell-abi $(FOR_EPOLL) nothing_that
+
+abi-selftest: ## does that guard bite: tried on headers with each kind of change
+	@$(CARGO) test -q -p doorbell-abi $(FOR_EPOLL) selftest
+
 unit-epoll: ## the tests in src/, backend epoll
 	@$(CARGO) test -q -p doorbell $(FOR_EPOLL)
 
@@ -113,6 +135,9 @@ counters: lib ## instructions, system calls and bytes that must not grow (bench/
 	@if command -v valgrind >/dev/null && command -v strace >/dev/null && command -v python3 >/dev/null; then \
 	  $(MAKE) -s -C bench build/doorbell && bench/counters.py; \
 	else echo "skipped: no valgrind, strace or python3"; fi
+
+installcheck: lib ## installs into an empty folder and builds against it: pkg-config, CMake, Python, Haskell; uninstalls
+	@c-tests/install.sh
 
 tsan: ## data races: ThreadSanitizer over the library and the C programs
 	@CARGO_TARGET_DIR=$(TARGET) c-tests/tsan.sh

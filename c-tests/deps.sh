@@ -21,9 +21,18 @@ has make || need="$need make"
 has nm && has readelf || need="$need binutils"
 has c++ || like="$like g++"
 has valgrind || like="$like valgrind libc6-dbg"
+has pkg-config || like="$like pkg-config"
+has cmake || like="$like cmake"
 has strace || like="$like strace"
 has mandoc || has groff || like="$like mandoc"
 has python3 || like="$like python3"
+
+# With the sources of std the released library is half as large (see pkg/build.sh). Not said elsewhere: it is no need.
+if [ "$(id -u)" = 0 ] && [ -e /etc/debian_version ] && has rustup &&
+  [ ! -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library" ]; then
+  echo "deps: rustup component add rust-src"
+  rustup -q component add rust-src 2>/dev/null || echo "deps: it cannot be had: the library will be larger"
+fi
 [ -z "$need$like" ] && exit 0
 
 install="apt-get install -y --no-install-recommends$need$like"
