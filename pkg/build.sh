@@ -12,7 +12,7 @@ build=${BUILD:-build}
 target=${TARGET:-target}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 major=${version%%.*}
-log=$build/native-static-libs
+log=$build/native-static-libs.new
 # Those that cargo-c takes too.
 flags=$(sed -n "s/^rustflags = '\(.*\)'/\1/p" Cargo.toml)
 mkdir -p "$build"
@@ -43,3 +43,5 @@ install -m 755 "$from/libdoorbell.so" "$build/libdoorbell.so.$version"
 install -m 644 "$from/libdoorbell.a" "$build/"
 ln -sf "libdoorbell.so.$version" "$build/libdoorbell.so.$major"
 ln -sf "libdoorbell.so.$major" "$build/libdoorbell.so"
+# What a program with the static library needs beside it, for doorbell.pc.
+mv "$log" "$build/native-static-libs"
