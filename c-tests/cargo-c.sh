@@ -9,8 +9,8 @@ cargo=${CARGO:-cargo}
 t=$(mktemp -d)
 trap 'rm -rf "$t"' EXIT
 
-"$cargo" cinstall -q --release -p doorbell --target-dir "${TARGET:-target}/cargo-c" --destdir "$t/cargo-c" \
-  --prefix /usr --libdir /usr/lib --includedir /usr/include
+"$cargo" cinstall --release -p doorbell --target-dir "${TARGET:-target}/cargo-c" --destdir "$t/cargo-c" \
+  --prefix /usr --libdir /usr/lib --includedir /usr/include >"$t/log" 2>&1 || { cat "$t/log"; exit 1; }
 ${MAKE:-make} -s --no-print-directory install DESTDIR="$t/make" PREFIX=/usr
 # What only `make install` has: docs/versioning.md says so.
 rm -rf "$t/make/usr/lib/cmake" "$t/make/usr/share/man" "$t/make/usr/bin"
