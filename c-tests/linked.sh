@@ -28,7 +28,7 @@ $difference"
 
 # Built with a std of its own (the symbolizer of backtraces is told by its name) it has to be small; see pkg/build.sh.
 most=450000
-if nm "$so" | grep -q gimli; then most=520000; fi
+if nm "$so" | grep -q gimli; then most=500000; fi
 stripped=$(mktemp)
 trap 'rm -f "$stripped"' EXIT
 strip -o "$stripped" "$so"
