@@ -78,7 +78,8 @@ pub const BELL_SHARD_ANY: u32 = 0xffff_ffff;
 /// Shard: the number of the CPU that runs the caller, modulo the number of shards.
 pub const BELL_SHARD_CURRENT_CPU: u32 = 0xffff_fffe;
 
-/// Clock: `CLOCK_MONOTONIC`, the default; stands still while the machine is suspended (on Linux).
+/// Clock: `CLOCK_MONOTONIC`, the default; stands still while the machine is suspended (on Linux; on
+/// macOS it is `CLOCK_UPTIME_RAW`, which does so there).
 pub const BELL_CLOCK_MONOTONIC: u32 = 0;
 /// Clock: `CLOCK_BOOTTIME`, goes on while the machine is suspended.
 pub const BELL_CLOCK_BOOT: u32 = 1;
@@ -130,12 +131,16 @@ pub const BELL_FEATURE_EXCLUSIVE: u64 = 2;
 pub const BELL_FEATURE_POLLABLE: u64 = 4;
 /// Feature: sleeps end to the nanosecond, not to the millisecond (`epoll_pwait2` or `ppoll` is there).
 pub const BELL_FEATURE_NANOSECONDS: u64 = 8;
-/// Feature: `BELL_CLOCK_BOOT` and `BELL_CLOCK_REAL`.
+/// Feature: timeouts of `BELL_CLOCK_BOOT` and `BELL_CLOCK_REAL`. (Linux. `bell_now` tells the real time anywhere.)
 pub const BELL_FEATURE_CLOCKS: u64 = 16;
+/// Feature: threads sleep on words by `futex(2)`: who sleeps on a slot word by himself is woken too.
+pub const BELL_FEATURE_FUTEX: u64 = 32;
 /// Feature: the backend is epoll.
 pub const BELL_FEATURE_EPOLL: u64 = 0x100;
 /// Feature: the backend is poll(2).
 pub const BELL_FEATURE_POLL: u64 = 0x200;
+/// Feature: the backend is kqueue (macOS, BSDs).
+pub const BELL_FEATURE_KQUEUE: u64 = 0x400;
 
 /// `bell_layout`: `bell_config`.
 pub const BELL_LAYOUT_CONFIG: u32 = 1;

@@ -13,6 +13,7 @@ impl Error {
     pub const BADF: Error = Error(-libc::EBADF);
     pub const PERM: Error = Error(-libc::EPERM);
     pub const NOENT: Error = Error(-libc::ENOENT);
+    pub const EXIST: Error = Error(-libc::EEXIST);
     pub const NOMEM: Error = Error(-libc::ENOMEM);
     pub const INTR: Error = Error(-libc::EINTR);
     pub const TIMEDOUT: Error = Error(-libc::ETIMEDOUT);

@@ -190,7 +190,7 @@ impl State {
         } else if now == Kernel::Absent {
             let r = match env.backend.add(number, interest, trigger, false, cookie) {
                 // The kernel knows this file under this number: a leftover that we took for gone.
-                Err(e) if e.code() == -libc::EEXIST => env.backend.modify(number, interest, trigger, cookie),
+                Err(Error::EXIST) => env.backend.modify(number, interest, trigger, cookie),
                 r => r,
             };
             self.ctl(r)?;

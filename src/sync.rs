@@ -27,6 +27,10 @@ pub struct Mutex<T> {
     inner: parking_lot::Mutex<T>,
 }
 
+// What std's mutex is by itself. A panic under the lock poisons the manager.
+#[cfg(all(not(loom), not(target_os = "linux")))]
+impl<T> std::panic::RefUnwindSafe for Mutex<T> {}
+
 impl<T> Mutex<T> {
     pub fn new(value: T) -> Self {
         #[cfg(loom)]
@@ -194,6 +198,7 @@ mod futex {
     impl Word {
         /// Sleeps while the word is `expected`, until `deadline_ns` (`CLOCK_MONOTONIC`; `NEVER`: no end).
         /// FUTEX_WAIT_BITSET because its timeout is absolute.
+        #[cfg_attr(target_env = "musl", allow(deprecated))] // `time_t`: wider one day on 32-bit musl
         pub fn sleep(&self, expected: u32, deadline_ns: i64) -> Woken {
             let until = libc::timespec {
                 tv_sec: (deadline_ns / 1_000_000_000) as libc::time_t,

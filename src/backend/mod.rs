@@ -45,17 +45,67 @@ use std::sync::atomic::{AtomicI32, Ordering};
 #[cfg(loom)]
 #[path = "../tests/loom_kernel.rs"]
 mod chosen;
-#[cfg(all(not(loom), any(doorbell_backend = "epoll", all(not(doorbell_backend = "poll"), target_os = "linux"))))]
+#[cfg(all(
+    not(loom),
+    any(
+        doorbell_backend = "epoll",
+        all(not(any(doorbell_backend = "kqueue", doorbell_backend = "poll")), target_os = "linux")
+    )
+))]
 #[path = "epoll.rs"]
 mod chosen;
 #[cfg(all(
     not(loom),
-    any(doorbell_backend = "poll", all(not(doorbell_backend = "epoll"), not(target_os = "linux"), unix))
+    any(
+        doorbell_backend = "kqueue",
+        all(
+            not(any(doorbell_backend = "epoll", doorbell_backend = "poll")),
+            any(
+                target_vendor = "apple",
+                target_os = "freebsd",
+                target_os = "netbsd",
+                target_os = "openbsd",
+                target_os = "dragonfly"
+            )
+        )
+    )
+))]
+#[path = "kqueue.rs"]
+mod chosen;
+#[cfg(all(
+    not(loom),
+    any(
+        doorbell_backend = "poll",
+        all(
+            not(any(doorbell_backend = "epoll", doorbell_backend = "kqueue")),
+            not(any(
+                target_os = "linux",
+                target_vendor = "apple",
+                target_os = "freebsd",
+                target_os = "netbsd",
+                target_os = "openbsd",
+                target_os = "dragonfly"
+            )),
+            unix
+        )
+    )
 ))]
 #[path = "poll.rs"]
 mod chosen;
-#[cfg(not(any(doorbell_backend = "epoll", doorbell_backend = "poll", unix)))]
+#[cfg(not(any(unix, loom)))]
 compile_error!("doorbell has no backend for this system");
+
+// What kqueue.rs decides without the kernel: the tests ask it everywhere.
+#[cfg(any(
+    test,
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly"
+))]
+#[cfg_attr(any(loom, doorbell_backend = "poll"), allow(dead_code))]
+pub mod kqueue_set;
 
 pub use chosen::{Backend, Events};
 
@@ -84,6 +134,9 @@ const fn alarm_cookie(clock: Clock) -> u64 {
     (1 + clock as u64) << GENERATION_FIELD
 }
 
+/// Alarms for the clocks that a sleep does not follow: boot time and real time. They need a timerfd.
+pub const CLOCKS: bool = cfg!(target_os = "linux");
+
 /// `BELL_FEATURE_*` of this build.
 pub fn features() -> u64 {
     let mut bits = Backend::FEATURE;
@@ -92,7 +145,8 @@ pub fn features() -> u64 {
         (Backend::EXCLUSIVE, BELL_FEATURE_EXCLUSIVE),
         (Backend::POLLABLE, BELL_FEATURE_POLLABLE),
         (Backend::NANOSECONDS, BELL_FEATURE_NANOSECONDS),
-        (cfg!(target_os = "linux"), BELL_FEATURE_CLOCKS),
+        (CLOCKS, BELL_FEATURE_CLOCKS),
+        (cfg!(target_os = "linux"), BELL_FEATURE_FUTEX),
     ] {
         if has {
             bits |= bit;
@@ -114,6 +168,11 @@ pub fn now(clock: Clock) -> Result<i64> {
 
 fn clock_id(clock: Clock) -> Result<libc::clockid_t> {
     match clock {
+        // CLOCK_MONOTONIC goes on there while the machine is suspended, and sleeps do not (clock_gettime(3)). std's
+        // `Instant` is this one too.
+        #[cfg(target_vendor = "apple")]
+        Clock::Monotonic => Ok(libc::CLOCK_UPTIME_RAW),
+        #[cfg(not(target_vendor = "apple"))]
         Clock::Monotonic => Ok(libc::CLOCK_MONOTONIC),
         #[cfg(target_os = "linux")]
         Clock::Boot => Ok(libc::CLOCK_BOOTTIME),
@@ -169,6 +228,8 @@ const fn carry(bits: u32, from: u32, to: u32) -> u32 {
 
 /// A time that is not negative. Where `time_t` has 32 bits, what does not fit becomes its end, 68 years.
 #[allow(clippy::unnecessary_cast)]
+#[cfg_attr(target_env = "musl", allow(deprecated))] // `time_t`: libc warns that it will be wider on 32-bit musl
+#[cfg_attr(all(target_vendor = "apple", doorbell_backend = "poll"), allow(dead_code))]
 fn timespec(ns: i64) -> libc::timespec {
     let seconds = (ns / 1_000_000_000).min(libc::time_t::MAX as i64);
     libc::timespec { tv_sec: seconds as libc::time_t, tv_nsec: (ns % 1_000_000_000) as _ }
@@ -178,6 +239,7 @@ fn timespec(ns: i64) -> libc::timespec {
 /// when it finds its fd closed already: `close_range` in the program around us must not end it.
 struct Fd(i32);
 
+#[cfg(target_os = "linux")]
 impl Fd {
     /// From the result of a system call that makes an fd.
     fn made(result: i32) -> Result<Fd> {

@@ -69,7 +69,7 @@ impl Set {
 
     fn add(&mut self, fd: i32, interest: Interest, cookie: u64) -> Result<()> {
         if self.place(fd).is_some() {
-            return Err(Error::from_io(&std::io::Error::from_raw_os_error(libc::EEXIST)));
+            return Err(Error::EXIST);
         }
         // Room first, so that a failure changes nothing.
         let wanted = fd as usize + 1;

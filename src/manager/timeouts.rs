@@ -29,6 +29,9 @@ impl Manager {
         }
         if spec.clock != Clock::Monotonic {
             backend::now(spec.clock)?; // not every system has it
+            if !backend::CLOCKS {
+                return Err(Error::UNSUPPORTED);
+            }
         }
         let place = self.place(spec.shard, &spec.target)?;
         let shard = &self.all.shards[place];

@@ -25,7 +25,7 @@ use crate::event::{Handle, Ready};
 use crate::inspect::Report;
 use crate::sync::{Mutex, MutexGuard, Word};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 pub struct Queue {
     pub handle: Handle,
@@ -241,6 +241,7 @@ fn take_doorbell(doorbell: &mut Target) -> Option<Notification> {
 
 #[cfg(target_os = "linux")]
 fn event_fd(full: bool) -> Result<OwnedFd> {
+    use std::os::fd::FromRawFd;
     // SAFETY: a new fd, owned from here on.
     unsafe {
         let fd = libc::eventfd(full as u32, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);

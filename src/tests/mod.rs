@@ -3,6 +3,7 @@
 //! switches `sync` to it.
 #[cfg(not(loom))]
 mod backend;
+mod kqueue_set;
 mod timers;
 
 #[cfg(loom)]
