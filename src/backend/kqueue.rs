@@ -31,6 +31,8 @@
 //! m) Out-of-band data: EVFILT_EXCEPT with NOTE_OOB on macOS, OpenBSD and DragonFly. FreeBSD and NetBSD have nothing:
 //!    PRI is refused there.
 //! n) There is no exclusive wake-up.
+//! o) EV_EOF is told by direction. That both have ended is known if both are watched: a socket watched for one alone
+//!    tells RDHUP, or an event of WRITE, where epoll adds HUP. EVFILT_WRITE has it after our own shutdown(2) already.
 use super::kqueue_set::{Act, Change, Filter, MOST_CHANGES, Seen, Set, Wanted};
 use super::*;
 use crate::event::NEVER;
@@ -156,10 +158,10 @@ impl Backend {
     }
 
     pub fn registered(&self) -> Result<Vec<Registered>> {
-        let set = self.set.lock();
+        let mut set = self.set.lock();
         let mut all = Vec::new();
         all.try_reserve_exact(set.len()).map_err(|_| Error::NOMEM)?;
-        all.extend(set.registered());
+        all.extend(set.registered(&mut |changes| self.kqueue.change(changes)));
         Ok(all)
     }
 

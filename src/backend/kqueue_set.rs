@@ -131,10 +131,7 @@ impl Set {
 
     pub fn add(&mut self, fd: i32, wanted: Wanted, kernel: &mut impl FnMut(&[Change]) -> Result<()>) -> Result<()> {
         if let Some(old) = self.get(fd) {
-            // A question that changes nothing. If the filters are gone, the fd was closed behind our back, and this is
-            // another file.
-            let act = if old.told { Act::Disable } else { Act::Enable };
-            if ask(fd, old.wanted, |_| act, old.stamp, kernel).is_ok() {
+            if !old.is_gone(fd, kernel) {
                 return Err(Error::EXIST);
             }
             self.forget(fd);
@@ -224,7 +221,16 @@ impl Set {
         }
     }
 
-    pub fn registered(&self) -> impl Iterator<Item = Registered> + '_ {
+    /// What the kernel has: entries of files that were closed behind our back are found out here, and go.
+    pub fn registered(
+        &mut self,
+        kernel: &mut impl FnMut(&[Change]) -> Result<()>,
+    ) -> impl Iterator<Item = Registered> + '_ {
+        for fd in 0..self.entries.len() as i32 {
+            if self.get(fd).is_some_and(|e| e.is_gone(fd, kernel)) {
+                self.forget(fd);
+            }
+        }
         self.entries.iter().enumerate().filter_map(|(fd, e)| e.as_ref().map(|e| (fd as i32, e))).map(|(fd, e)| {
             let Wanted { cookie, interest, trigger, .. } = e.wanted;
             Registered {
@@ -247,6 +253,12 @@ impl Set {
 }
 
 impl Entry {
+    /// The filters went with their file, which was closed behind our back. The question changes nothing.
+    fn is_gone(&self, fd: i32, kernel: &mut impl FnMut(&[Change]) -> Result<()>) -> bool {
+        let act = if self.told { Act::Disable } else { Act::Enable };
+        matches!(ask(fd, self.wanted, |_| act, self.stamp, kernel), Err(Error::NOENT | Error::BADF))
+    }
+
     fn ready(&mut self, seen: Seen) -> Ready {
         let mut ready = Ready(match seen.filter {
             Filter::Read => BELL_READ,

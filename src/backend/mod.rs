@@ -11,8 +11,8 @@
 //!
 //! *Triggers.* `Edge`: an event when readiness arrives, without a new `modify`; more events than edges are allowed,
 //! fewer are not. `Oneshot`: one event, then silence, also about HUP and ERR, until `modify`. There is no level
-//! trigger: one that nobody drains spins the driver. HUP and ERR are told whatever the interest. A backend without
-//! edges or exclusive wake-ups says so in its constants and refuses with `UNSUPPORTED`; it does not pretend.
+//! trigger: one that nobody drains spins the driver. HUP and ERR are told whatever the interest (but
+//! see kqueue.rs, o). A backend without edges or exclusive wake-ups says so in its constants and refuses with `UNSUPPORTED`; it does not pretend.
 //!
 //! *Batches.* `wait` fills `Events` up to its capacity; what does not fit comes first, or in turn, at the next `wait`.
 //! One fd may take more than one entry of a batch (kqueue: one for each direction). News of an fd that was removed or
