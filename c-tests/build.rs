@@ -7,6 +7,10 @@ fn main() {
     for file in ["build.rs", "../include/doorbell.h"].iter().chain(&PARTS) {
         println!("cargo::rerun-if-changed={file}");
     }
+    println!("cargo::rerun-if-env-changed=BELL_BLESS");
+    if env::var_os("BELL_BLESS").is_some() {
+        return; // `make header`: the committed header is old, and may lack what the program would ask for
+    }
     // One text for ctest2 and for rustc. abi.rs takes `c_void` from around it and has no `use` of its own, and
     // ctest2's parser does not look into `include!`.
     let mut text = String::from("use core::ffi::{c_char, c_void};\n");

@@ -135,7 +135,8 @@
 // Shard: the number of the CPU that runs the caller, modulo the number of shards.
 #define BELL_SHARD_CURRENT_CPU 4294967294
 
-// Clock: `CLOCK_MONOTONIC`, the default; stands still while the machine is suspended (on Linux).
+// Clock: `CLOCK_MONOTONIC`, the default; stands still while the machine is suspended (on Linux; on
+// macOS it is `CLOCK_UPTIME_RAW`, which does so there).
 #define BELL_CLOCK_MONOTONIC 0
 
 // Clock: `CLOCK_BOOTTIME`, goes on while the machine is suspended.
@@ -207,14 +208,20 @@
 // Feature: sleeps end to the nanosecond, not to the millisecond (`epoll_pwait2` or `ppoll` is there).
 #define BELL_FEATURE_NANOSECONDS 8
 
-// Feature: `BELL_CLOCK_BOOT` and `BELL_CLOCK_REAL`.
+// Feature: timeouts of `BELL_CLOCK_BOOT` and `BELL_CLOCK_REAL`. (Linux. `bell_now` tells the real time anywhere.)
 #define BELL_FEATURE_CLOCKS 16
+
+// Feature: threads sleep on words by `futex(2)`: who sleeps on a slot word by himself is woken too.
+#define BELL_FEATURE_FUTEX 32
 
 // Feature: the backend is epoll.
 #define BELL_FEATURE_EPOLL 256
 
 // Feature: the backend is poll(2).
 #define BELL_FEATURE_POLL 512
+
+// Feature: the backend is kqueue (macOS, BSDs).
+#define BELL_FEATURE_KQUEUE 1024
 
 // `bell_layout`: `bell_config`.
 #define BELL_LAYOUT_CONFIG 1

@@ -79,6 +79,7 @@ programs! {
     eintr
     exclusive
     faults
+    features
     fork
     limits
     misuse
