@@ -12,11 +12,11 @@ FOR_POLL := --target-dir $(TARGET)/poll
 
 # In the order of what they cost, so that a failure shows early.
 STAGES := lint abi abi-selftest unit-epoll unit-poll c-tests-epoll c-tests-poll release-c-tests docs man-check \
-  installcheck counters tsan loom
+  installcheck doorbell-check check-targets counters tsan loom
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: deps
 deps: ## is all here that building and testing need? installs it on Debian, as root
@@ -54,6 +54,19 @@ bench: lib ## beside its peers (under 45 minutes; ROW=w1: one row, QUICK=1: unde
 	@bench/deps.sh
 	@$(MAKE) --no-print-directory -C bench
 	@bench/run.py $(ROW)
+# It finds the library beside it. What is installed elsewhere is linked without (CHECK_LDFLAGS=).
+CHECK_LDFLAGS ?= -Wl,-rpath,'$$ORIGIN'
+$(BUILD)/doorbell-check: check/doorbell-check.c include/doorbell.h lib
+	@$(or $(CC),cc) -std=c11 -Wall -Wextra -Werror -pedantic -O2 -g $(CFLAGS) -pthread -I include $< -o $@ \
+	  -L$(BUILD) $(CHECK_LDFLAGS) $(LDFLAGS) -ldoorbell
+
+.PHONY: targets
+targets: ## installs what check-targets and test-aarch64 need (rustup; apt as root)
+	@c-tests/targets.sh install
+
+.PHONY: test-aarch64
+test-aarch64: ## the C tests, built for aarch64, under qemu-user
+	@TARGET=$(TARGET) c-tests/targets.sh aarch64
 
 .PHONY: header
 header: ## writes include/doorbell.h anew from src/ffi
@@ -138,6 +151,12 @@ counters: lib ## instructions, system calls and bytes that must not grow (bench/
 
 installcheck: lib ## installs into an empty folder and builds against it: pkg-config, CMake, Python, Haskell; uninstalls
 	@c-tests/install.sh
+
+doorbell-check: $(BUILD)/doorbell-check ## builds build/doorbell-check (does it work here, what does it cost?) and tests it
+	@check/test.sh $(BUILD)
+
+check-targets: ## types and clippy for macOS, FreeBSD, NetBSD, aarch64 and musl; C programs with a static musl library
+	@TARGET=$(TARGET) c-tests/targets.sh check
 
 tsan: ## data races: ThreadSanitizer over the library and the C programs
 	@CARGO_TARGET_DIR=$(TARGET) c-tests/tsan.sh
