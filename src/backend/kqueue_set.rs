@@ -11,7 +11,7 @@
 //!   the others tell is dropped, once for each arming.
 //! - Both directions of one batch become one event, and only together do they tell that a stream has ended both ways.
 //! - `udata` has as many bits as a pointer, and a cookie has 64. It is a stamp here, new whenever the filters are:
-//!   news under another stamp is of an earlier entry of that number.
+//!   news under another stamp is of an earlier entry of that number. (With 32 bits it comes round after 2^32 of them.)
 use super::{Registered, Trigger};
 use crate::abi::*;
 use crate::error::{Error, Result};

@@ -14,7 +14,7 @@
 //! f) Regular files and directories are always ready here, and refused by epoll; the same program should meet the same
 //!    errors, so they are refused. poll(2) has no say in it, fstat(2) has.
 //! g) More entries than RLIMIT_NOFILE give EINVAL (poll(2)): possible only if the limit was lowered later.
-//! h) macOS cannot poll devices such as /dev/tty (poll(2) there, BUGS): a task for kqueue.
+//! h) macOS cannot poll devices such as /dev/tty (poll(2) there, BUGS); kqueue refuses them too.
 //! i) The list is copied for each wait: the price of a thousand idle fds is a thousand entries written, and looked at
 //!    by the kernel.
 use super::*;
