@@ -54,6 +54,7 @@ bench: lib ## beside its peers (under 45 minutes; ROW=w1: one row, QUICK=1: unde
 	@bench/deps.sh
 	@$(MAKE) --no-print-directory -C bench
 	@bench/run.py $(ROW)
+
 # It finds the library beside it. What is installed elsewhere is linked without (CHECK_LDFLAGS=).
 CHECK_LDFLAGS ?= -Wl,-rpath,'$$ORIGIN'
 $(BUILD)/doorbell-check: check/doorbell-check.c include/doorbell.h lib

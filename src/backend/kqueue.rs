@@ -231,6 +231,9 @@ impl Events {
     pub fn get(&self, i: usize) -> (u64, Ready) {
         self.found[i]
     }
+    pub fn iter_from(&self, at: usize) -> impl Iterator<Item = (u64, Ready)> + '_ {
+        self.found[at..].iter().copied()
+    }
     pub fn clear(&mut self) {
         self.found.clear();
         self.list.clear();
