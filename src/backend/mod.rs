@@ -36,7 +36,7 @@
 //! child drops its copy without harm to the parent and makes a new one.
 use crate::abi::*;
 use crate::error::{Error, Result};
-use crate::event::{Clock, GENERATION_FIELD, Interest, Ready};
+use crate::event::{Clock, Interest, Ready};
 #[cfg(target_os = "linux")]
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -131,7 +131,7 @@ pub struct Registered {
 pub const OWN: u64 = 1 << 58;
 #[cfg(target_os = "linux")]
 const fn alarm_cookie(clock: Clock) -> u64 {
-    (1 + clock as u64) << GENERATION_FIELD
+    (1 + clock as u64) << crate::event::GENERATION_FIELD
 }
 
 /// Alarms for the clocks that a sleep does not follow: boot time and real time. They need a timerfd.
