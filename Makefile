@@ -40,7 +40,7 @@ $(BUILD)/man/man7/doorbell.7: include/doorbell.h $(wildcard docs/man* docs/doorb
 	else echo "install: no manual pages: they are made by python3"; fi
 
 .PHONY: install uninstall
-install: $(BUILD)/libdoorbell.so.$(VERSION) $(BUILD)/man/man7/doorbell.7 ## to PREFIX=/usr/local; knows DESTDIR, LIBDIR ..
+install: $(BUILD)/libdoorbell.so.$(VERSION) $(BUILD)/man/man7/doorbell.7 $(BUILD)/doorbell-check ## to PREFIX=/usr/local; knows DESTDIR, LIBDIR ..
 	@$(INSTALL) install
 uninstall: ## takes away what `make install` with the same variables has put there
 	@$(INSTALL) uninstall
@@ -55,9 +55,10 @@ bench: lib ## beside its peers (under 45 minutes; ROW=w1: one row, QUICK=1: unde
 	@$(MAKE) --no-print-directory -C bench
 	@bench/run.py $(ROW)
 
-# It finds the library beside it. What is installed elsewhere is linked without (CHECK_LDFLAGS=).
-CHECK_LDFLAGS ?= -Wl,-rpath,'$$ORIGIN'
-$(BUILD)/doorbell-check: check/doorbell-check.c include/doorbell.h lib
+# It finds the library beside it, and in ../lib when both are installed. For a LIBDIR where the loader looks anyway,
+# CHECK_LDFLAGS= links it without.
+CHECK_LDFLAGS ?= -Wl,-rpath,'$$ORIGIN:$$ORIGIN/../lib'
+$(BUILD)/doorbell-check: check/doorbell-check.c include/doorbell.h $(BUILD)/libdoorbell.so.$(VERSION)
 	@$(or $(CC),cc) -std=c11 -Wall -Wextra -Werror -pedantic -O2 -g $(CFLAGS) -pthread -I include $< -o $@ \
 	  -L$(BUILD) $(CHECK_LDFLAGS) $(LDFLAGS) -ldoorbell
 
