@@ -733,8 +733,9 @@ int32_t bell_queue_drain(struct bell_t *bell, bell_handle queue, struct bell_eve
 // `BELL_CLOCK_MONOTONIC`; `BELL_NEVER`: none; 0: only looks. [B], any thread, several at once: each piece of news
 // goes to one of them.
 //
-// Errors: `-ETIMEDOUT`; `-EINTR` a signal came; `-ENOMEM`; `-EBADF` as `bell_poll`; `BELL_E_STALE`; `BELL_E_CANCELLED` the queue was destroyed while it
-// waited; `BELL_E_CLOSED` the manager was; `-EINVAL` not a queue, null, `capacity` 0, negative deadline.
+// Errors: `-ETIMEDOUT`; `-EINTR` a signal came; `-ENOMEM`; `-EBADF` as `bell_poll`; `BELL_E_STALE`; `BELL_E_CANCELLED`
+// the queue was destroyed while it waited; `BELL_E_CLOSED` the manager was; `-EINVAL` not a queue, null, `capacity` 0,
+// negative deadline.
 int32_t bell_queue_wait(struct bell_t *bell,
                         bell_handle queue,
                         struct bell_event *events,
