@@ -12,7 +12,7 @@ FOR_POLL := --target-dir $(TARGET)/poll
 
 # In the order of what they cost, so that a failure shows early.
 STAGES := lint abi abi-selftest unit-epoll unit-poll c-tests-epoll c-tests-poll release-c-tests docs man-check \
-  installcheck doorbell-check check-targets counters tsan loom
+  installcheck doorbell-check check-targets examples counters tsan loom
 
 .PHONY: help
 help: ## this list
@@ -159,6 +159,12 @@ doorbell-check: $(BUILD)/doorbell-check ## builds build/doorbell-check (does it 
 
 check-targets: ## types and clippy for macOS, FreeBSD, NetBSD, aarch64 and musl; C programs with a static musl library
 	@TARGET=$(TARGET) c-tests/targets.sh check
+
+# python3 is what the tests are written in.
+examples: lib ## the programs of examples/: builds them, and uses them as a user would
+	@if command -v python3 >/dev/null; then \
+	  $(MAKE) --no-print-directory -s -C examples check LIB=$(abspath $(BUILD)) OUT=$(abspath $(BUILD))/examples; \
+	else echo "skipped: no python3"; fi
 
 tsan: ## data races: ThreadSanitizer over the library and the C programs
 	@CARGO_TARGET_DIR=$(TARGET) c-tests/tsan.sh

@@ -26,6 +26,10 @@ has cmake || like="$like cmake"
 has strace || like="$like strace"
 has mandoc || has groff || like="$like mandoc"
 has python3 || like="$like python3"
+# For examples/.
+has luajit || like="$like luajit"
+pkg-config --exists libuv 2>/dev/null || like="$like libuv1-dev"
+pkg-config --exists glib-2.0 2>/dev/null || like="$like libglib2.0-dev"
 
 # With the sources of std the released library is half as large (see pkg/build.sh). Not said elsewhere: it is no need.
 if [ "$(id -u)" = 0 ] && [ -e /etc/debian_version ] && has rustup &&
