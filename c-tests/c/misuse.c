@@ -155,6 +155,58 @@ static void is_no_manager(bell_t *bell)
     }
 }
 
+typedef struct caller {
+    bell_t **bell;
+    uint32_t *round, *calls;
+    uint32_t seed;
+} caller;
+
+/* Any call, until the manager is gone; then the next manager. */
+static void *call_until_it_is_gone(void *argument)
+{
+    caller *c = argument;
+    for (uint32_t round = 1; round; round++) {
+        uint32_t now;
+        int32_t r = 0;
+        while ((now = load(c->round)) < round)
+            sched_yield();
+        if (now == UINT32_MAX)
+            return NULL;
+        bell_t *bell = __atomic_load_n(c->bell, __ATOMIC_ACQUIRE);
+        while (r != BELL_E_STALE) {
+            /* Not those that write to stderr, fork or destroy; nor those that a stale handle makes look the same. */
+            static const int some[] = {0, 1, 2, 4, 5, 12, 18, 23, 26, 28, 29};
+            c->seed = c->seed * 1664525 + 1013904223;
+            r = call(some[(c->seed >> 16) % (sizeof some / sizeof *some)], bell);
+            add(c->calls, 1);
+        }
+    }
+    return NULL;
+}
+
+static void may_any_call_race_with_destroy(void)
+{
+    enum { CALLERS = 3 };
+    bell_t *bell = NULL;
+    uint32_t round = 0, calls = 0;
+    caller callers[CALLERS];
+    pthread_t threads[CALLERS];
+    for (uint32_t i = 0; i < CALLERS; i++) {
+        callers[i] = (caller){&bell, &round, &calls, i};
+        threads[i] = start_thread(call_until_it_is_gone, &callers[i]);
+    }
+    for (uint32_t i = 1; i <= (uint32_t)rounds(300); i++) {
+        uint32_t before = load(&calls);
+        __atomic_store_n(&bell, make_bell(1 + i % 2, 0), __ATOMIC_RELEASE);
+        store(&round, i);
+        AWAIT(load(&calls) - before > 8);
+        CHECK_EQ(bell_destroy(bell, BELL_FORCE), 0);
+    }
+    store(&round, UINT32_MAX);
+    for (int i = 0; i < CALLERS; i++)
+        join_thread(threads[i]);
+}
+
 static void is_garbage_not_taken_for_a_manager(void)
 {
     static uint64_t words[64];
@@ -979,6 +1031,7 @@ static void is_a_failed_rearm_without_effect_on_what_is_armed(void)
 
 int main(void)
 {
+    RUN(may_any_call_race_with_destroy);
     RUN(is_garbage_not_taken_for_a_manager);
     RUN(is_a_destroyed_manager_gone_for_good);
     RUN(are_errors_of_the_plain_functions_as_documented);

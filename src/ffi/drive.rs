@@ -1,5 +1,5 @@
 //! Turning a shard by hand, waking it, nesting it.
-use super::{bell_t, call, call_pinned, out_slice, write_out};
+use super::{bell_t, call, out_slice, write_out};
 use crate::abi::*;
 use crate::error::Error;
 
@@ -22,7 +22,7 @@ pub unsafe extern "C" fn bell_poll(
     capacity: u32,
     timeout_ns: i64,
 ) -> i32 {
-    call_pinned(bell, |m| {
+    call(bell, |m| {
         // SAFETY: the caller lends `capacity` events, checked for null and alignment inside.
         let out = unsafe { out_slice(events, capacity)? };
         if timeout_ns < 0 {
@@ -39,7 +39,7 @@ pub unsafe extern "C" fn bell_poll(
 /// Errors: `-EINVAL` unknown shard; `-EBADF`, `-EPERM` the fd that wakes was closed or is forbidden to be written.
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_wake(bell: *mut bell_t, shard: u32) -> i32 {
-    call_pinned(bell, |m| m.wake(shard))
+    call(bell, |m| m.wake(shard))
 }
 
 /// The earliest monotonic deadline of a shard, `BELL_NEVER` if there is none: for a caller who sleeps elsewhere.

@@ -1,5 +1,5 @@
 //! Watching fds: register, change, arm again, cancel, close.
-use super::{bell_t, call, call_pinned, decode_target, in_slice, out_slice, read_sized, write_out};
+use super::{bell_t, call, decode_target, in_slice, out_slice, read_sized, write_out};
 use crate::abi::*;
 use crate::error::{Error, Result};
 use crate::event::{Interest, Mode};
@@ -177,7 +177,7 @@ pub unsafe extern "C" fn bell_retarget(bell: *mut bell_t, handle: bell_handle, t
 /// Errors: `BELL_E_STALE`; `-EINVAL` unknown flags, a queue's handle (see `bell_queue_destroy`).
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_unregister(bell: *mut bell_t, handle: bell_handle, flags: u32) -> i32 {
-    call_pinned(bell, |m| {
+    call(bell, |m| {
         if flags & !BELL_SYNC != 0 {
             return Err(Error::INVAL);
         }
@@ -198,7 +198,7 @@ pub unsafe extern "C" fn bell_unregister_batch(
     flags: u32,
     status: *mut i32,
 ) -> i32 {
-    call_pinned(bell, |m| {
+    call(bell, |m| {
         if flags & !BELL_SYNC != 0 {
             return Err(Error::INVAL);
         }

@@ -78,9 +78,10 @@ pub unsafe extern "C" fn bell_create(config: *const bell_config, out: *mut *mut 
 /// `BELL_CLOSED`, and every MVAR that was not delivered is filled (so each StablePtr is consumed); memory and fds are
 /// freed. Fds that were registered stay open: they are the caller's. With `BELL_FORCE`, threads inside `bell_poll`,
 /// `bell_slot_wait`, `bell_queue_wait` or `bell_unregister` with `BELL_SYNC` are woken (they return `BELL_E_CLOSED`)
-/// and waited for. Apart from those, and from `bell_wake` and `bell_post`, which get `BELL_E_STALE`, no other call
-/// may be running on this manager. It is the one call that also works on a poisoned manager, and in a forked child
-/// before `bell_after_fork_child` (where nothing is delivered). [B], any thread but from a signal handler.
+/// and waited for. Any other call may be running on this manager too: it is waited for, and from then on all get
+/// `BELL_E_STALE`. (Not between `bell_before_fork` and its other half, which would be waited for in vain.) It is the
+/// one call that also works on a poisoned manager, and in a forked child before `bell_after_fork_child` (where
+/// nothing is delivered). [B], any thread but from a signal handler.
 ///
 /// Errors: `BELL_E_STALE` not a manager, or destroyed already; `-EINVAL` unknown flags; `BELL_E_BUSY` without
 /// `BELL_FORCE`: a thread is inside; nothing has changed.

@@ -48,13 +48,9 @@ fn bare(f: impl FnOnce() -> Result<i32>) -> i32 {
     catch_unwind(AssertUnwindSafe(|| encode(f()))).unwrap_or(BELL_E_POISONED)
 }
 
-/// A call on a manager. A panic poisons it: unwinding does not cross the boundary.
+/// A call on a manager, which may race with `bell_destroy`: the manager is held meanwhile. A panic poisons it:
+/// unwinding does not cross the boundary.
 fn call(bell: *mut bell_t, f: impl FnOnce(&Manager) -> Result<i32>) -> i32 {
-    encode(table::find(bell).and_then(|m| run(m, f)))
-}
-
-/// As `call`, for what may race with `bell_destroy`: the manager is held meanwhile.
-fn call_pinned(bell: *mut bell_t, f: impl FnOnce(&Manager) -> Result<i32>) -> i32 {
     encode(table::with_pin(bell, |m| run(m, f)))
 }
 

@@ -1,5 +1,5 @@
 //! Queues: many registrations, one list of news.
-use super::{bell_t, call, call_pinned, optional_target, out_slice, write_out};
+use super::{bell_t, call, optional_target, out_slice, write_out};
 use crate::abi::*;
 use crate::error::Error;
 
@@ -65,7 +65,7 @@ pub unsafe extern "C" fn bell_queue_wait(
     capacity: u32,
     deadline_ns: i64,
 ) -> i32 {
-    call_pinned(bell, |m| {
+    call(bell, |m| {
         if deadline_ns < 0 || capacity == 0 {
             return Err(Error::INVAL);
         }

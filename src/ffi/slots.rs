@@ -1,5 +1,5 @@
 //! Slots: the words that a waiter looks at.
-use super::{bell_t, call, call_pinned, write_out};
+use super::{bell_t, call, write_out};
 use crate::abi::*;
 use crate::error::Error;
 use crate::event::Direction;
@@ -47,7 +47,7 @@ pub extern "C" fn bell_slot_wait(
     deadline_ns: i64,
     flags: u32,
 ) -> i32 {
-    call_pinned(bell, |m| {
+    call(bell, |m| {
         if flags & !BELL_LEVEL_CHECK != 0 || deadline_ns < 0 {
             return Err(Error::INVAL);
         }

@@ -18,7 +18,7 @@ const BUSY: u64 = 2;
 struct Entry {
     tag: AtomicU64,
     manager: AtomicPtr<Manager>,
-    /// Calls inside that may race with destroying. Several counters, each with a cache line, so that threads on many
+    /// Calls inside. Several counters, each with a cache line, so that threads on many
     /// CPUs do not fight for one.
     pins: [Pins; LINES],
 }
@@ -46,15 +46,7 @@ fn entry(bell: *mut bell_t) -> Result<(&'static Entry, u64)> {
     Ok((entry, tag))
 }
 
-/// The manager. Valid as long as nobody destroys it: the caller of the C function has promised that.
-pub fn find(bell: *mut bell_t) -> Result<&'static Manager> {
-    let (entry, _) = entry(bell)?;
-    // SAFETY: the tag is published after the pointer, and taken away before the manager is freed.
-    unsafe { entry.manager.load(Relaxed).as_ref() }.ok_or(Error::STALE)
-}
-
-/// The manager, held: `remove` waits for the pin. For calls that may race with it: those that block, and those from
-/// signal handlers. Async-signal-safe.
+/// The manager, held: `remove` waits for the pin. Async-signal-safe.
 pub fn with_pin<R>(bell: *mut bell_t, f: impl FnOnce(&Manager) -> Result<R>) -> Result<R> {
     let (entry, tag) = entry(bell)?;
     // Stacks of different threads are pages apart.
@@ -62,7 +54,13 @@ pub fn with_pin<R>(bell: *mut bell_t, f: impl FnOnce(&Manager) -> Result<R>) -> 
     let Pins(pins) = &entry.pins[((&raw const here).addr() >> 14) % LINES];
     pins.fetch_add(1, SeqCst);
     // Again, now that a destroyer would see the pin.
-    let result = if entry.tag.load(SeqCst) == tag { find(bell).and_then(f) } else { Err(Error::STALE) };
+    let result = if entry.tag.load(SeqCst) == tag {
+        // SAFETY: the tag is published after the pointer, and taken away before the manager is freed, which waits for
+        // the pin.
+        unsafe { entry.manager.load(Relaxed).as_ref() }.ok_or(Error::STALE).and_then(f)
+    } else {
+        Err(Error::STALE)
+    };
     pins.fetch_sub(1, Release);
     result
 }
@@ -81,7 +79,7 @@ pub fn with_mut(bell: *mut bell_t, f: impl FnOnce(&mut Manager) -> Result<i32>) 
     let (entry, _) = entry(bell)?;
     // Threads of the parent that were inside do not exist here.
     entry.unpin_all();
-    // SAFETY: as in `find`; and exclusive, because the function's contract says that the child has one thread.
+    // SAFETY: as in `with_pin`; and exclusive, because the function's contract says that the child has one thread.
     unsafe { entry.manager.load(Relaxed).as_mut() }.ok_or(Error::STALE).and_then(f)
 }
 

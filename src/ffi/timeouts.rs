@@ -1,5 +1,5 @@
 //! Timeouts and user events.
-use super::{bell_t, call, call_pinned, decode_target, read_sized, write_out};
+use super::{bell_t, call, decode_target, read_sized, write_out};
 use crate::abi::*;
 use crate::error::Error;
 use crate::event::Clock;
@@ -115,5 +115,5 @@ pub unsafe extern "C" fn bell_register_user(
 /// post is delivered when it wakes for another reason.
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_post(bell: *mut bell_t, handle: bell_handle, bits: u32) -> i32 {
-    call_pinned(bell, |m| m.post(handle, bits))
+    call(bell, |m| m.post(handle, bits))
 }
