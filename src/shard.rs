@@ -181,7 +181,7 @@ impl Shard {
 
     /// How long to sleep, until `until` at the most. Unless it is 0, the sleep is announced.
     fn plan(&self, st: &mut State, until: i64) -> Result<i64> {
-        if until == 0 || !self.posts.is_empty() || !st.always.is_empty() || !st.retry.is_empty() || st.closing {
+        if until == 0 || !self.posts.is_empty() || !st.always.is_empty() || st.has_more_to_tell() || st.closing {
             return Ok(0);
         }
         let State { timers, reg, .. } = st;

@@ -123,6 +123,8 @@ pub struct State {
     /// Fds whose registrations did not all fit in a batch when something had to be told to all of them: (fd, is it
     /// closed).
     pub retry: Vec<(i32, bool)>,
+    /// There was no memory to note one of them: all fds are gone through, from this entry on.
+    pub retry_all: Option<u32>,
 }
 
 /// So many events of ghosts, and the kernel's object is made anew.
@@ -159,6 +161,7 @@ impl State {
             ghosts: 0,
             ghost_events: 0,
             retry: Vec::new(),
+            retry_all: None,
         })
     }
 
@@ -258,10 +261,15 @@ impl State {
 
     /// The next turn goes on.
     pub fn later(&mut self, number: i32, closed: bool) {
-        if self.retry.try_reserve(1).is_ok() {
-            self.retry.push((number, closed));
-            self.rouse = true;
+        match self.retry.try_reserve(1) {
+            Ok(()) => self.retry.push((number, closed)),
+            Err(_) => self.retry_all = Some(0),
         }
+        self.rouse = true;
+    }
+
+    pub fn has_more_to_tell(&self) -> bool {
+        !self.retry.is_empty() || self.retry_all.is_some()
     }
 
     /// Goes on with one of those. False: the batch is full.
@@ -272,6 +280,18 @@ impl State {
                 self.ghost(env, head, out);
             } else if head != NIL {
                 self.sync_kernel_or_tell(env, head, true, out);
+            }
+            if out.batch.is_full() {
+                return false;
+            }
+        }
+        while let Some(from) = self.retry_all {
+            let index = self.reg.fds.next(from);
+            self.retry_all = index.map(|i| i + 1);
+            let Some(index) = index else { break };
+            let number = self.reg.fds.at(index).value.fd;
+            if env.fds.head(number) == index {
+                self.sync_kernel_or_tell(env, index, true, out);
             }
             if out.batch.is_full() {
                 return false;

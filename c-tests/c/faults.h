@@ -8,7 +8,8 @@
  *     faults_begin(); r = bell_register_fd(...); faults_end();
  *     if (fault.struck) ...
  *
- * In the same way, what the library has allocated and not freed is counted: live_blocks. */
+ * In the same way, what the library has allocated and not freed is counted (live_blocks), and a test may look in
+ * between: hook_after_wait, hook_before_write, hook_clock_ns, hook_no_rdhup. */
 
 #ifndef FAULTS_H
 #define FAULTS_H
@@ -76,6 +77,18 @@ typedef struct faults {
 } faults;
 
 static __thread faults fault;
+
+/* Called on the driver's thread when the kernel has reported something and the library has not looked at it yet. */
+static void (*hook_after_wait)(void);
+/* Called before each write of the library. */
+static void (*hook_before_write)(int fd);
+/* If not 0: the time of every clock, as the library is told. A wait that finds nothing takes no time, and this clock
+ * goes on by as much as was to be waited. */
+static int64_t hook_clock_ns;
+static int64_t hook_longest_wait_ns;
+/* A kernel that does not know RDHUP, as gVisor once. */
+static int hook_no_rdhup;
+
 static uint32_t live_blocks; /* allocated by the library, not freed */
 static uintptr_t library_from, library_to;
 
@@ -273,7 +286,6 @@ FAULTS_PLAIN void *aligned_alloc(size_t align, size_t size)
     }
 
 FAULTS_CALL(int, epoll_create1, (int flags), (flags))
-FAULTS_CALL(int, epoll_wait, (int epoll, struct epoll_event *events, int n, int ms), (epoll, events, n, ms))
 FAULTS_CALL(int, eventfd, (unsigned int count, int flags), (count, flags))
 FAULTS_CALL(int, timerfd_create, (clockid_t clock, int flags), (clock, flags))
 FAULTS_CALL(int, timerfd_settime, (int fd, int flags, const struct itimerspec *new, struct itimerspec *old),
@@ -281,17 +293,79 @@ FAULTS_CALL(int, timerfd_settime, (int fd, int flags, const struct itimerspec *n
 FAULTS_CALL(int, pipe2, (int ends[2], int flags), (ends, flags))
 FAULTS_CALL(int, madvise, (void *at, size_t size, int advice), (at, size, advice))
 FAULTS_CALL(int, poll, (struct pollfd *list, nfds_t n, int ms), (list, n, ms))
-FAULTS_CALL(int, ppoll, (struct pollfd *list, nfds_t n, const struct timespec *timeout, const sigset_t *mask),
-            (list, n, timeout, mask))
 FAULTS_CALL(int, dup3, (int old, int new, int flags), (old, new, flags))
 FAULTS_CALL(int, sched_getcpu, (void), ())
-FAULTS_CALL(int, clock_gettime, (clockid_t clock, struct timespec *time), (clock, time))
-FAULTS_CALL(ssize_t, write, (int fd, const void *bytes, size_t n), (fd, bytes, n))
+
+/* What a wait of the library has come to. */
+static FAULTS_PLAIN long faults_waited(long n, int64_t asked_ns)
+{
+    if (n > 0 && hook_after_wait)
+        hook_after_wait();
+    if (n == 0 && hook_clock_ns && asked_ns > 0) {
+        hook_clock_ns += asked_ns;
+        hook_longest_wait_ns = asked_ns > hook_longest_wait_ns ? asked_ns : hook_longest_wait_ns;
+    }
+    return n;
+}
+
+FAULTS_PLAIN int epoll_wait(int epoll, struct epoll_event *events, int n, int ms)
+{
+    NEXT(epoll_wait);
+    if (!from_library(CALLER))
+        return next_epoll_wait(epoll, events, n, ms);
+    if (strikes(FAULT_epoll_wait, CALLER))
+        return -1;
+    int found = next_epoll_wait(epoll, events, n, hook_clock_ns && ms > 0 ? 0 : ms);
+    return (int)faults_waited(found, (int64_t)ms * 1000000);
+}
+
+FAULTS_PLAIN int ppoll(struct pollfd *list, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
+{
+    static const struct timespec none;
+    int64_t ns = timeout ? (int64_t)timeout->tv_sec * 1000000000 + timeout->tv_nsec : -1;
+    NEXT(ppoll);
+    if (!from_library(CALLER))
+        return next_ppoll(list, n, timeout, mask);
+    if (strikes(FAULT_ppoll, CALLER))
+        return -1;
+    if (hook_no_rdhup)
+        for (nfds_t i = 0; i < n; i++)
+            list[i].events &= ~POLLRDHUP;
+    return (int)faults_waited(next_ppoll(list, n, hook_clock_ns && ns > 0 ? &none : timeout, mask), ns);
+}
+
+FAULTS_PLAIN int clock_gettime(clockid_t clock, struct timespec *time)
+{
+    NEXT(clock_gettime);
+    if (strikes(FAULT_clock_gettime, CALLER))
+        return -1;
+    if (!hook_clock_ns || !from_library(CALLER))
+        return next_clock_gettime(clock, time);
+    time->tv_sec = hook_clock_ns / 1000000000;
+    time->tv_nsec = hook_clock_ns % 1000000000;
+    return 0;
+}
+
+FAULTS_PLAIN ssize_t write(int fd, const void *bytes, size_t n)
+{
+    NEXT(write);
+    if (strikes(FAULT_write, CALLER))
+        return -1;
+    if (hook_before_write && from_library(CALLER))
+        hook_before_write(fd);
+    return next_write(fd, bytes, n);
+}
 
 /* Taking out is what the kernel does not refuse for want of anything. */
 FAULTS_PLAIN int epoll_ctl(int epoll, int what, int fd, struct epoll_event *event)
 {
+    struct epoll_event less;
     NEXT(epoll_ctl);
+    if (hook_no_rdhup && event) {
+        less = *event;
+        less.events &= ~(uint32_t)EPOLLRDHUP;
+        event = &less;
+    }
     return what != EPOLL_CTL_DEL && strikes(FAULT_epoll_ctl, CALLER) ? -1 : next_epoll_ctl(epoll, what, fd, event);
 }
 
@@ -307,7 +381,8 @@ FAULTS_PLAIN int close(int fd)
     return -1;
 }
 
-FAULTS_PLAIN int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*body)(void *), void *argument)
+FAULTS_PLAIN int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*body)(void *),
+                                void *argument)
 {
     NEXT(pthread_create);
     return strikes(FAULT_pthread_create, CALLER) ? EAGAIN : next_pthread_create(thread, attributes, body, argument);
@@ -368,8 +443,19 @@ FAULTS_PLAIN long syscall(long number, ...)
         a[i] = va_arg(more, long);
     va_end(more);
 #ifdef SYS_epoll_pwait2
-    if (number == SYS_epoll_pwait2 && strikes(FAULT_epoll_pwait2, CALLER))
-        return -1;
+    if (number == SYS_epoll_pwait2) {
+        static const struct timespec none;
+        const struct timespec *timeout;
+        memcpy(&timeout, &a[3], sizeof timeout);
+        if (strikes(FAULT_epoll_pwait2, CALLER))
+            return -1;
+        int64_t ns = (int64_t)timeout->tv_sec * 1000000000 + timeout->tv_nsec;
+        if (hook_clock_ns) {
+            timeout = &none;
+            memcpy(&a[3], &timeout, sizeof timeout);
+        }
+        return faults_waited(next_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]), ns);
+    }
 #endif
     if (number == SYS_futex && (a[1] & FUTEX_COMMAND) == FUTEX_WAIT_BITSET && strikes(FAULT_futex_wait, CALLER))
         return -1;

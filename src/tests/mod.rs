@@ -4,6 +4,8 @@
 #[cfg(not(loom))]
 mod backend;
 mod kqueue_set;
+#[cfg(not(loom))]
+mod registry;
 mod timers;
 
 #[cfg(loom)]
