@@ -285,7 +285,7 @@ static void *register_and_wait(void *argument)
     return NULL;
 }
 
-static void registering_races_closing(void)
+static void museum_017_registering_races_closing(void)
 {
     for (int threads = 0; threads < 2; threads++) {
         race r = {.rounds = rounds(10000)};
@@ -661,7 +661,7 @@ int main(void)
     RUN(bad_numbers_are_refused);
     RUN(the_reused_number_is_new_and_old_handles_hear_nothing_of_it);
     RUN(sleepers_of_every_kind_wake);
-    RUN(registering_races_closing);
+    RUN(museum_017_registering_races_closing);
     RUN(a_number_that_another_thread_has_just_closed_is_not_refused);
     RUN(unregistering_races_closing);
     RUN(a_dup_that_stays_open_is_not_heard);

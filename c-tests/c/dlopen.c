@@ -94,7 +94,7 @@ static void *use_then_outlive(void *argument)
     return NULL;
 }
 
-static void may_a_thread_that_used_the_library_end_after_dlclose(void)
+static void museum_082_may_a_thread_that_used_the_library_end_after_dlclose(void)
 {
     int tasks = count_tasks();
     int fds = live_fds();
@@ -162,7 +162,7 @@ int main(int argc, char **argv)
     library_path = argv[1];
     if (dlopen(library_path, RTLD_NOW | RTLD_NOLOAD))
         SKIP("the library is loaded already: link this program without it");
-    RUN(may_a_thread_that_used_the_library_end_after_dlclose);
+    RUN(museum_082_may_a_thread_that_used_the_library_end_after_dlclose);
     RUN(do_two_copies_not_conflict);
     RUN(does_the_library_keep_its_names_to_itself);
     return 0;

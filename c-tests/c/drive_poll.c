@@ -306,7 +306,7 @@ static void is_a_timeout_of_bell_poll_never_early(void)
     check_clean(bell);
 }
 
-static void is_a_huge_timeout_not_taken_for_a_short_one(void)
+static void museum_094_is_a_huge_timeout_not_taken_for_a_short_one(void)
 {
     static const int64_t waits[] = {INT64_MAX, INT64_MAX - 1, (int64_t)1 << 62, SEC((int64_t)1 << 31),
                                     MS(((int64_t)1 << 31) - 1), MS((int64_t)1 << 31), MS((int64_t)1 << 32)};
@@ -431,7 +431,7 @@ static void may_a_signal_handler_wake_and_post(void)
 
 /* ---- one driver for each shard ---- */
 
-static void is_a_second_thread_in_bell_poll_told_busy(void)
+static void museum_089_is_a_second_thread_in_bell_poll_told_busy(void)
 {
     sleeper s = {.bell = make_bell(2, 0)};
     pthread_t thread = start_thread(sleep_for_ever, &s);
@@ -838,11 +838,11 @@ int main(void)
     RUN(does_capacity_0_deliver_to_other_targets_and_keep_the_news_of_poll);
     RUN(does_timeout_0_not_wait);
     RUN(is_a_timeout_of_bell_poll_never_early);
-    RUN(is_a_huge_timeout_not_taken_for_a_short_one);
+    RUN(museum_094_is_a_huge_timeout_not_taken_for_a_short_one);
     RUN(does_bell_wake_end_a_wait_without_end);
     RUN(does_a_wake_before_the_wait_end_that_wait_and_no_more);
     RUN(may_a_signal_handler_wake_and_post);
-    RUN(is_a_second_thread_in_bell_poll_told_busy);
+    RUN(museum_089_is_a_second_thread_in_bell_poll_told_busy);
     RUN(does_a_sleeping_driver_see_what_others_register);
     RUN(does_an_earlier_deadline_shorten_a_sleep_under_way);
     RUN(does_next_deadline_tell_the_earliest);

@@ -361,7 +361,7 @@ static uint64_t blocked_signals(int tid)
     return bits;
 }
 
-static void do_signals_never_reach_library_threads(void)
+static void museum_085_do_signals_never_reach_library_threads(void)
 {
     int before[MOST], n_before = list_tasks(before);
     sigset_t set, mask_before, mask_after;
@@ -560,7 +560,7 @@ int main(void)
     RUN(do_library_threads_fill_queues);
     RUN(do_library_threads_put_mvars_and_say_when_they_are_done);
     RUN(are_bell_poll_and_its_targets_refused);
-    RUN(do_signals_never_reach_library_threads);
+    RUN(museum_085_do_signals_never_reach_library_threads);
     RUN(do_library_threads_have_names_of_their_own);
     RUN(do_library_threads_end_at_destroy);
     RUN(does_destroy_by_force_free_waiters_of_library_threads);

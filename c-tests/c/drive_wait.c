@@ -750,7 +750,7 @@ static void does_a_queue_waiter_that_leads_hear_of_news_from_another_shard(void)
 
 /* ---- bell_poll and waiters on one shard ---- */
 
-static void does_a_waiter_that_drives_make_way_for_bell_poll(void)
+static void museum_052_does_a_waiter_that_drives_make_way_for_bell_poll(void)
 {
     bell_t *bell = make_bell(1, 0);
     waiter w[WAITERS];
@@ -916,7 +916,7 @@ static void *wait_until_closed(void *argument)
     return NULL;
 }
 
-static void does_destroy_by_force_free_8_threads_inside(void)
+static void museum_076_does_destroy_by_force_free_8_threads_inside(void)
 {
     for (int round = 0; round < rounds(200); round++) {
         bell_t *bell = make_bell(1, 0);
@@ -996,11 +996,11 @@ int main(void)
     RUN(do_slot_waiters_and_queue_waiters_mix);
     RUN(does_queue_wait_end_by_deadline_and_by_destruction);
     RUN(does_a_queue_waiter_that_leads_hear_of_news_from_another_shard);
-    RUN(does_a_waiter_that_drives_make_way_for_bell_poll);
+    RUN(museum_052_does_a_waiter_that_drives_make_way_for_bell_poll);
     RUN(do_waiters_get_news_while_another_thread_is_in_bell_poll);
     RUN(does_a_wake_while_a_waiter_drives_end_the_next_bell_poll);
     RUN(does_news_for_poll_not_keep_a_waiter_spinning);
-    RUN(does_destroy_by_force_free_8_threads_inside);
+    RUN(museum_076_does_destroy_by_force_free_8_threads_inside);
     RUN(does_destroy_without_force_refuse_and_change_nothing);
     return 0;
 }

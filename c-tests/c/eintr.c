@@ -307,7 +307,7 @@ static void *sleep_and_count(void *argument)
     return NULL;
 }
 
-static void is_a_wake_not_lost_when_a_signal_comes_right_after_it(void)
+static void museum_024_is_a_wake_not_lost_when_a_signal_comes_right_after_it(void)
 {
     struct sigaction action = {.sa_handler = count_signal};
     sleeper s = {.bell = make_bell(1, 0)};
@@ -377,7 +377,7 @@ int main(void)
     RUN(are_waiters_that_drive_interrupted_and_nothing_lost);
     RUN(are_waiters_of_library_threads_interrupted_and_nothing_lost);
     RUN(is_queue_wait_interrupted_and_nothing_lost);
-    RUN(is_a_wake_not_lost_when_a_signal_comes_right_after_it);
+    RUN(museum_024_is_a_wake_not_lost_when_a_signal_comes_right_after_it);
     RUN(does_a_wake_in_the_handler_end_the_interrupted_wait_or_the_next);
     return 0;
 }

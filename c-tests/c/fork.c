@@ -203,7 +203,7 @@ static void every_call_is_refused(void *argument)
     CHECK_EQ(bell_destroy(own, 0), 0);
 }
 
-static void is_every_call_refused_in_the_child_and_does_destroy_work(void)
+static void museum_060_is_every_call_refused_in_the_child_and_does_destroy_work(void)
 {
     static traffic t;
     bell_t *bell = make_bell(1, 0);
@@ -583,7 +583,7 @@ static void is_calm_after_fork(void *argument)
     CHECK_EQ(bell_destroy(f->bell, 0), 0);
 }
 
-static void does_a_wake_that_was_pending_not_spin_the_child(void)
+static void museum_062_does_a_wake_that_was_pending_not_spin_the_child(void)
 {
     for (int i = 0; i < rounds(20); i++) {
         family f = {.bell = make_bell(1, 0)};
@@ -930,14 +930,14 @@ static void may_a_child_fork_again(void)
 
 int main(void)
 {
-    RUN(is_every_call_refused_in_the_child_and_does_destroy_work);
+    RUN(museum_060_is_every_call_refused_in_the_child_and_does_destroy_work);
     RUN(does_a_prepared_child_take_everything_over);
     RUN(can_an_unprepared_child_take_over_or_reset);
     RUN(does_no_handle_of_the_parent_name_anything_after_a_reset);
     RUN(may_taking_over_be_repeated_when_it_has_failed);
     RUN(must_an_idle_child_be_able_to_take_over);
     RUN(does_the_child_take_over_the_rest_when_many_fds_are_closed);
-    RUN(does_a_wake_that_was_pending_not_spin_the_child);
+    RUN(museum_062_does_a_wake_that_was_pending_not_spin_the_child);
     RUN(does_a_post_that_was_pending_reach_the_parent);
     RUN(do_library_threads_start_again_in_the_child);
     RUN(does_destroy_in_the_child_not_wait_for_the_parents_threads);

@@ -430,7 +430,7 @@ static void *take_one_and_meet(void *argument)
 }
 
 /* Museum 80. */
-static void k_pieces_of_news_reach_k_threads(void)
+static void museum_080_k_pieces_of_news_reach_k_threads(void)
 {
     for (uint32_t threads = 0; threads < 2; threads++) {
         crowd c = {.bell = make_bell(1, threads), .rounds = rounds(1000)};
@@ -703,7 +703,7 @@ int main(void)
     RUN(queue_fd_is_readable_as_long_as_there_is_news);
     RUN(a_queue_in_use_is_not_destroyed);
     RUN(a_wait_never_gives_up_early);
-    RUN(k_pieces_of_news_reach_k_threads);
+    RUN(museum_080_k_pieces_of_news_reach_k_threads);
     RUN(waiters_are_told_when_the_queue_goes);
     RUN(waiters_are_told_when_the_manager_ends);
     RUN(several_consumers_lose_and_double_nothing);

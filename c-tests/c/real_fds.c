@@ -102,7 +102,7 @@ static void pty_in_mode(uint32_t mode)
     check_clean(bell);
 }
 
-static void are_all_bytes_of_a_terminal_read_before_its_end(void)
+static void museum_067_are_all_bytes_of_a_terminal_read_before_its_end(void)
 {
     for (int i = 0; i < rounds(10); i++) {
         pty_in_mode(BELL_ONESHOT);
@@ -534,7 +534,7 @@ static void do_datagrams_tell_each_side(void)
 
 int main(void)
 {
-    RUN(are_all_bytes_of_a_terminal_read_before_its_end);
+    RUN(museum_067_are_all_bytes_of_a_terminal_read_before_its_end);
     RUN(is_a_terminal_hung_up_with_bytes_left_still_readable);
     RUN(does_a_timerfd_become_readable);
     RUN(does_a_signalfd_become_readable);

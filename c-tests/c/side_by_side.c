@@ -234,7 +234,7 @@ static void hup_reaches_everybody_who_is_armed(void)
 }
 
 /* One of several unregistered: the first, the middle or the last. libevent lost the edge bit here (museum 19). */
-static void the_others_get_exactly_one_after_one_is_gone(void)
+static void museum_019_the_others_get_exactly_one_after_one_is_gone(void)
 {
     uint32_t modes[] = {BELL_ONESHOT, BELL_EDGE};
     for (int m = 0; m < (has_edge() ? 2 : 1); m++)
@@ -468,7 +468,7 @@ int main(void)
     RUN(different_modes_keep_their_meaning);
     RUN(each_is_told_only_what_it_asked_for);
     RUN(hup_reaches_everybody_who_is_armed);
-    RUN(the_others_get_exactly_one_after_one_is_gone);
+    RUN(museum_019_the_others_get_exactly_one_after_one_is_gone);
     RUN(the_first_gone_while_all_are_silent_leaves_the_rest_in_order);
     RUN(the_wider_interest_gone_leaves_the_narrower);
     RUN(the_last_one_gone_leaves_the_kernel_set_empty);

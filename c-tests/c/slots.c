@@ -486,7 +486,7 @@ static void level_check_asks_the_kernel_first(void)
 /* ---- memory ---- */
 
 /* Museum 27: with BELL_AUTO_RELEASE nobody can unregister after the delivery, so the word must be free with it. */
-static void a_futex_word_may_be_unmapped_once_it_was_told(void)
+static void museum_027_a_futex_word_may_be_unmapped_once_it_was_told(void)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     bell_t *bell = make_bell(1, 1);
@@ -621,7 +621,7 @@ int main(void)
     RUN(a_sleeper_is_told_when_the_manager_ends);
     RUN(a_signal_ends_a_wait);
     RUN(level_check_asks_the_kernel_first);
-    RUN(a_futex_word_may_be_unmapped_once_it_was_told);
+    RUN(museum_027_a_futex_word_may_be_unmapped_once_it_was_told);
     RUN(slot_memory_stays_mapped_until_destroy);
     RUN(a_new_slot_starts_empty);
     RUN(a_sleeper_is_told_when_the_news_goes_elsewhere);

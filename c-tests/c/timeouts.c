@@ -176,7 +176,7 @@ static void bad_timeouts_are_refused(void)
 
 /* ---- order ---- */
 
-static void equal_deadlines_fire_in_the_order_of_arming(void)
+static void museum_053_equal_deadlines_fire_in_the_order_of_arming(void)
 {
     int n = rounds(10000);
     bell_t *bell = make_bell(1, 0);
@@ -416,7 +416,7 @@ static void readiness_comes_first_and_the_deadline_no_more(void)
 }
 
 /* Museum 21. */
-static void readiness_wins_a_tie(void)
+static void museum_021_readiness_wins_a_tie(void)
 {
     bell_t *bell = make_bell_ghc(1, 0);
     for (int kind = 0; kind < LAND_KINDS; kind++)
@@ -908,7 +908,7 @@ static void *count_fired(void *argument)
     return NULL;
 }
 
-static void moving_cancelling_and_firing_at_once_keep_the_count(void)
+static void museum_050_moving_cancelling_and_firing_at_once_keep_the_count(void)
 {
     mixed m = {.bell = make_bell(1, 0)};
     pthread_t threads[2] = {start_thread(move_at_random, &m), start_thread(count_fired, &m)};
@@ -951,7 +951,7 @@ int main(void)
     RUN(zero_fires_at_once_and_once);
     RUN(the_far_future_is_silent);
     RUN(bad_timeouts_are_refused);
-    RUN(equal_deadlines_fire_in_the_order_of_arming);
+    RUN(museum_053_equal_deadlines_fire_in_the_order_of_arming);
     RUN(different_deadlines_fire_in_their_order);
     RUN(a_moved_deadline_is_the_one_that_counts);
     RUN(moving_to_never_silences_and_back_revives);
@@ -959,7 +959,7 @@ int main(void)
     RUN(rearming_before_it_fired_moves_it);
     RUN(a_deadline_that_passes_is_told_alone);
     RUN(readiness_comes_first_and_the_deadline_no_more);
-    RUN(readiness_wins_a_tie);
+    RUN(museum_021_readiness_wins_a_tie);
     RUN(a_deadline_serves_as_idle_timeout);
     RUN(rearming_an_fd_gives_it_a_new_deadline_or_none);
     RUN(a_sleeping_driver_notices_an_earlier_deadline);
@@ -975,6 +975,6 @@ int main(void)
     RUN(every_target_gets_the_timeout);
     RUN(the_next_deadline_is_told);
     RUN(a_million_armed_and_cancelled_leave_no_garbage);
-    RUN(moving_cancelling_and_firing_at_once_keep_the_count);
+    RUN(museum_050_moving_cancelling_and_firing_at_once_keep_the_count);
     return 0;
 }

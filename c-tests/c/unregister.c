@@ -255,7 +255,7 @@ static void a_futex_is_either_written_or_cancelled(void) { race_unregister(LAND_
 static void an_eventfd_is_either_written_or_cancelled(void) { race_unregister(LAND_EVENTFD, BY_WRITE); }
 static void a_pipe_is_either_written_or_cancelled(void) { race_unregister(LAND_BYTE, BY_WRITE); }
 static void a_queue_is_either_filled_or_cancelled(void) { race_unregister(LAND_QUEUE, BY_WRITE); }
-static void an_mvar_is_either_put_or_cancelled(void) { race_unregister(LAND_MVAR, BY_WRITE); }
+static void museum_035_an_mvar_is_either_put_or_cancelled(void) { race_unregister(LAND_MVAR, BY_WRITE); }
 static void a_timeout_to_poll_either_fires_or_is_cancelled(void) { race_unregister(LAND_POLL, BY_TIMEOUT); }
 static void a_timeout_to_futex_either_fires_or_is_cancelled(void) { race_unregister(LAND_FUTEX, BY_TIMEOUT); }
 static void a_timeout_to_queue_either_fires_or_is_cancelled(void) { race_unregister(LAND_QUEUE, BY_TIMEOUT); }
@@ -340,7 +340,7 @@ static void *drive_storm(void *argument)
 }
 
 /* Museum 29: the word's page goes away as soon as bell_unregister has returned. */
-static void the_word_may_be_unmapped_at_once_in_a_storm(void)
+static void museum_029_the_word_may_be_unmapped_at_once_in_a_storm(void)
 {
     uint32_t mode = has_edge() ? BELL_EDGE : BELL_ONESHOT;
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -468,7 +468,7 @@ static void *consume_under_a_lock(void *argument)
 }
 
 /* Museum 31: libevent's blocking event_del held a lock that the callback wanted. */
-static void a_lock_that_the_consumer_needs_may_be_held(void)
+static void museum_031_a_lock_that_the_consumer_needs_may_be_held(void)
 {
     locked k = {.bell = make_bell(1, 0)};
     pthread_t consumer;
@@ -863,7 +863,7 @@ static void destroy_tells_closed_to_whoever_is_armed(void)
 }
 
 /* Museum 34 and 87: what was told but not fetched. */
-static void destroy_with_undrained_news_ends(void)
+static void museum_087_destroy_with_undrained_news_ends(void)
 {
     for (int i = 0; i < rounds(200); i++) {
         bell_t *bell = make_bell(1, 0);
@@ -894,16 +894,16 @@ int main(void)
     RUN(an_eventfd_is_either_written_or_cancelled);
     RUN(a_pipe_is_either_written_or_cancelled);
     RUN(a_queue_is_either_filled_or_cancelled);
-    RUN(an_mvar_is_either_put_or_cancelled);
+    RUN(museum_035_an_mvar_is_either_put_or_cancelled);
     RUN(a_timeout_to_poll_either_fires_or_is_cancelled);
     RUN(a_timeout_to_futex_either_fires_or_is_cancelled);
     RUN(a_timeout_to_queue_either_fires_or_is_cancelled);
     RUN(a_timeout_to_mvar_either_fires_or_is_cancelled);
     RUN(a_post_to_mvar_is_either_put_or_cancelled);
-    RUN(the_word_may_be_unmapped_at_once_in_a_storm);
+    RUN(museum_029_the_word_may_be_unmapped_at_once_in_a_storm);
     RUN(the_wake_fd_may_be_closed_and_reused_at_once_in_a_storm);
     RUN(the_driver_itself_may_unregister_in_sync);
-    RUN(a_lock_that_the_consumer_needs_may_be_held);
+    RUN(museum_031_a_lock_that_the_consumer_needs_may_be_held);
     RUN(news_without_room_is_not_returned_after_unregistering);
     RUN(news_in_a_queue_is_not_drained_after_unregistering);
     RUN(a_level_registration_drained_once_is_gone_too);
@@ -915,6 +915,6 @@ int main(void)
     RUN(retarget_says_who_owns_the_old_target);
     RUN(retarget_works_for_timeouts_and_user_events);
     RUN(destroy_tells_closed_to_whoever_is_armed);
-    RUN(destroy_with_undrained_news_ends);
+    RUN(museum_087_destroy_with_undrained_news_ends);
     return 0;
 }

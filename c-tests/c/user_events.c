@@ -198,7 +198,7 @@ static void *post_letters(void *argument)
 }
 
 /* Museum 75: also through a post that merged with another. */
-static void what_was_written_before_a_post_is_seen(void)
+static void museum_075_what_was_written_before_a_post_is_seen(void)
 {
     mail m = {.bell = make_bell(1, 0), .rounds = rounds(20000)};
     uint64_t seen[4] = {0};
@@ -512,7 +512,7 @@ int main(void)
     RUN(posts_while_an_mvar_is_spent_are_kept);
     RUN(kept_posts_reach_a_driver_that_sleeps);
     RUN(bad_posts_are_refused);
-    RUN(what_was_written_before_a_post_is_seen);
+    RUN(museum_075_what_was_written_before_a_post_is_seen);
     RUN(a_signal_handler_may_post);
     RUN(a_handler_may_interrupt_a_post);
     RUN(posting_races_unregistering);

@@ -48,7 +48,7 @@ fn memcheck(name: &str) {
     // A forked child has lost the other threads, but not their stacks, and leaks on purpose what they may have been
     // changing. The parent's leaks are looked for in `sanitized`.
     // A poisoned manager is leaked too.
-    let leaks = if name == "fork" || name == "poison" { "--leak-check=no" } else { "--leak-check=full" };
+    let leaks = if ["fork", "poison", "museum_h"].contains(&name) { "--leak-check=no" } else { "--leak-check=full" };
     let mut c = Command::new("valgrind");
     c.args(["-q", "--error-exitcode=99", leaks, "--num-callers=30"])
         .args(["--show-leak-kinds=definite,indirect,possible"])
@@ -84,6 +84,15 @@ programs! {
     limits
     misuse
     modes
+    museum_a
+    museum_b
+    museum_c
+    museum_d
+    museum_e
+    museum_f
+    museum_h
+    museum_j
+    museum_l
     nesting
     poison
     queues
@@ -109,4 +118,30 @@ fn every_program_is_listed() {
         .collect();
     let listed: BTreeSet<String> = LISTED.iter().map(|n| n.to_string()).collect();
     assert_eq!(there, listed, "c/*.c on the left, programs! in this file on the right");
+}
+
+/// MUSEUM.md names each test of an entry that is here, and none that is not there.
+#[test]
+fn the_index_of_the_museum_is_true() {
+    /// `museum_017_what_it_asks`.
+    fn is_name(word: &str) -> bool {
+        let question = word.strip_prefix("museum_").and_then(|rest| rest.split_once('_'));
+        question.is_some_and(|(number, rest)| number.bytes().all(|b| b.is_ascii_digit()) && !rest.is_empty())
+    }
+    fn names(text: &str) -> BTreeSet<String> {
+        let words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
+        words.filter(|w| is_name(w)).map(str::to_owned).collect()
+    }
+    fn names_in(folder: &str) -> BTreeSet<String> {
+        let files = std::fs::read_dir(c_tests().join(folder)).unwrap().map(|f| f.unwrap().path());
+        // This file speaks of the names.
+        let files = files.filter(|f| f.is_file() && !f.ends_with("c_programs.rs"));
+        files.flat_map(|f| names(&std::fs::read_to_string(f).unwrap())).collect()
+    }
+    let here: BTreeSet<_> = ["c", "tests"].into_iter().flat_map(names_in).collect();
+    let everywhere = &here | &names_in("../src/tests");
+    let indexed = names(&std::fs::read_to_string(c_tests().join("MUSEUM.md")).unwrap());
+    assert!(indexed.len() > 60, "{indexed:?}");
+    assert_eq!(&indexed - &everywhere, BTreeSet::new(), "in MUSEUM.md, but nowhere else");
+    assert_eq!(&here - &indexed, BTreeSet::new(), "not in MUSEUM.md");
 }

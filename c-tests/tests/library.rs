@@ -25,7 +25,7 @@ fn header_exports_and_decls_have_the_same_functions() {
 
 /// pthread_cond_signal of glibc before 2.41 can lose a wake-up (glibc bug 25847).
 #[test]
-fn no_condition_variables_of_glibc() {
+fn museum_077_no_condition_variables_of_glibc() {
     let needed = dynamic_symbols("--undefined-only", library("libdoorbell.so"));
     assert!(needed.iter().any(|n| n == "close"), "nm does not tell what the library needs: {needed:?}");
     let bad: Vec<_> = needed.iter().filter(|n| n.starts_with("pthread_cond_")).collect();

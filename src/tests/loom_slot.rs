@@ -54,7 +54,7 @@ impl Shared {
 /// Mutants killed: `change` relaxed; `consume` relaxed; `publish` that tells nobody; `prepare` that does not
 /// set WAITER; `deliver` that looks at the word after it has published.
 #[test]
-fn news_wakes_the_waiter_who_may_free_the_word_at_once() {
+fn museum_028_news_wakes_the_waiter_who_may_free_the_word_at_once() {
     explore(8, || {
         let shared = Shared::new();
         let s = shared.clone();
