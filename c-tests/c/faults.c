@@ -1437,6 +1437,7 @@ static void are_all_told_when_there_is_no_memory_to_put_some_off(void)
         for (int i = 0; i < MANY; i++)
             h[i] = watch(w.bell, w.other, BELL_PRI, BELL_ONESHOT, to_futex(&words[i]));
         first = watch(w.bell, w.other, BELL_READ, BELL_ONESHOT, to_futex(&word));
+        turn(w.bell); /* the list of poll(2) has its memory */
         CHECK_EQ(eventfd_write(w.other, 1), 0);
         to_close = w.other;
         hook_after_wait = close_it;
@@ -1613,6 +1614,124 @@ static void does_taking_over_in_a_child_fail_cleanly(void)
     CHECK_EQ(munmap(out, 4096), 0);
 }
 
+/* ---- forks and signals at every point where the library calls out ---- */
+
+static world *here;
+static bell_handle posted;
+static uint32_t posted_word, handled;
+
+static void post_and_wake(int signal_number)
+{
+    int before = errno;
+    (void)signal_number;
+    CHECK_EQ(bell_post(here->bell, posted, 1), 0);
+    CHECK_EQ(bell_wake(here->bell, 0), 0);
+    CHECK_GT(bell_now(BELL_CLOCK_MONOTONIC), 0);
+    handled++;
+    errno = before;
+}
+
+static void raise_signal(void)
+{
+    CHECK_EQ(raise(SIGUSR1), 0);
+}
+
+/* The child finds the manager as another thread may have left it. It never returns into the call it came from. */
+static void fork_here(void)
+{
+    int status;
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        alarm(slow() ? 300 : 50);
+        hook_at_call = NULL;
+        faults_plan((faults){0});
+        int32_t r = bell_after_fork_child(here->bell, 0);
+        if (r == BELL_E_BUSY)
+            r = bell_after_fork_child(here->bell, BELL_FORK_RESET);
+        CHECK_EQ(r, 0);
+        bell_handle h = set_timeout(here->bell, 0, to_slot());
+        CHECK_EQ(bell_slot_wait(here->bell, h, BELL_READ, now_ns() + PATIENCE, 0), BELL_TIMEOUT);
+        CHECK_EQ(bell_unregister(here->bell, h, BELL_SYNC), BELL_FIRED);
+        check_verified(here->bell);
+        CHECK_EQ(bell_destroy(here->bell, BELL_FORCE), 0);
+        _exit(0);
+    }
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    CHECK_EQ(status, 0);
+}
+
+static void happens_at_every_call(const scenario *s, int argument, void (*what)(void))
+{
+    for (int at = 1;; at++) {
+        world w;
+        world_open(&w, FULL);
+        here = &w;
+        posted_word = handled = 0;
+        posted = make_user(w.bell, to_futex(&posted_word));
+        s->prepare(&w, argument);
+        hook_at_call = what;
+        faults_plan((faults){.kinds = FAULTS_MEMORY | FAULTS_ALL_CALLS, .at = at});
+        int32_t r = s->attempt(&w, argument);
+        int struck = fault.struck;
+        hook_at_call = NULL;
+        faults_plan((faults){0});
+        if (r == 0 && w.l.kind == LAND_POLL && s->attempt == drive) /* the wake has ended it before the news */
+            r = drive(&w, argument);
+        CHECK_OK(r);
+        fault_points += struck > 0;
+        s->works(&w, argument);
+        if (handled) {
+            turn(w.bell);
+            CHECK_EQ(bell_slot_take(&posted_word), BELL_USER); /* nothing that was posted is lost */
+        }
+        CHECK_EQ(bell_unregister(w.bell, posted, BELL_SYNC), BELL_CANCELLED);
+        world_close(&w);
+        if (!struck)
+            return;
+    }
+}
+
+static void at_every_point(void (*what)(void))
+{
+    const scenario some[] = {
+        {.name = "register", .prepare = open_landing, .attempt = register_fd, .works = tells_once},
+        {.name = "rearm", .prepare = watch_other_told, .attempt = rearm, .works = rearmed},
+        {.name = "retarget", .prepare = watch_other_unseen, .attempt = retarget, .works = news_moved},
+        {.name = "timeout", .prepare = open_landing, .attempt = register_timeout, .works = fires_once},
+        {.name = "user", .prepare = open_landing, .attempt = register_user, .works = is_posted},
+        {.name = "close", .prepare = to_be_closed, .attempt = close_begin, .works = closing_began},
+        {.name = "drive", .prepare = news_on_its_way, .attempt = drive, .works = news_has_come},
+    };
+    const int arguments[] = {BELL_ONESHOT | LAND_SLOT << 4 | DEADLINE, LAND_QUEUE << 4 | LAND_POLL << 12 | WITH_TARGET,
+                             LAND_POLL << 4 | LAND_QUEUE << 12,        BELL_CLOCK_BOOT | LAND_FUTEX << 4,
+                             LAND_SLOT << 4,                           1,
+                             FROM_FD | LAND_POLL << 4};
+    for (int i = 0; i < 7; i++) {
+        fprintf(stderr, "  %s\n", some[i].name);
+        happens_at_every_call(&some[i], arguments[i], what);
+    }
+    for (int kind = LAND_SLOT; kind < LAND_KINDS; kind++) {
+        if (what == fork_here && (kind == LAND_EVENTFD || kind == LAND_BYTE))
+            continue; /* parent and child share the wake fd, and both write to it */
+        fprintf(stderr, "  drive to %s\n", landing_name(kind));
+        happens_at_every_call(&some[6], FROM_FD | kind << 4, what);
+    }
+}
+
+static void may_a_signal_come_at_every_point(void)
+{
+    const struct sigaction action = {.sa_handler = post_and_wake}, normal = {.sa_handler = SIG_DFL};
+    CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+    at_every_point(raise_signal);
+    CHECK(sigaction(SIGUSR1, &normal, NULL) == 0);
+}
+
+static void may_a_fork_come_at_every_point(void)
+{
+    at_every_point(fork_here);
+}
+
 int main(void)
 {
     const char *preload = getenv("LD_PRELOAD");
@@ -1645,6 +1764,8 @@ int main(void)
     RUN(are_all_told_when_there_is_no_memory_to_put_some_off);
     RUN(is_a_torn_state_refused_to_the_child);
     RUN(does_taking_over_in_a_child_fail_cleanly);
+    RUN(may_a_signal_come_at_every_point);
+    RUN(may_a_fork_come_at_every_point);
     fprintf(stderr, "fault_points=%" PRIu64 " runs=%" PRIu64 "\n", fault_points, fault_runs);
     return 0;
 }

@@ -78,6 +78,8 @@ typedef struct faults {
 
 static __thread faults fault;
 
+/* Called in place of a failure: the call itself goes on. */
+static void (*hook_at_call)(void);
 /* Called on the driver's thread when the kernel has reported something and the library has not looked at it yet. */
 static void (*hook_after_wait)(void);
 /* Called before each write of the library. */
@@ -129,6 +131,13 @@ static FAULTS_PLAIN int strikes(int kind, const void *caller)
         return 0;
     fault.struck++;
     fault.last = kind;
+    if (hook_at_call) {
+        int on = fault.on;
+        fault.on = 0;
+        hook_at_call();
+        fault.on = on;
+        return 0;
+    }
     errno = fault.error ? fault.error : errors[kind][fault.variant];
     return 1;
 }
