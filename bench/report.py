@@ -104,6 +104,8 @@ def write(folder, path):
     if loads[-1] > 3.5:
         out += ["**The machine was not quiet: other work ran beside. Times are above what they would be, ratios are "
                 "uncertain; counts and bytes are not touched by that.**", ""]
+    if any(r["quick"] for r in rows):
+        out += ["**Quick rounds (`QUICK=1`): fewer and shorter than those of a full run.**", ""]
     out += ["Ratios are ours to theirs in the same round, the median of all rounds, the worst of the pairs that the row "
             "names; lower is better.", "", "| row | ratio or value | target | |", "|---|---|---|---|"]
     out += [verdict_cells(v) for row in rows for v in row["verdicts"]]

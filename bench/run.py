@@ -25,8 +25,9 @@ import report
 HERE = pathlib.Path(__file__).resolve().parent
 QUICK = os.environ.get("QUICK", "") not in ("", "0")
 PROGRAMS = pathlib.Path(os.environ.get("BENCH_PROGRAMS", HERE / "build"))
-# Quick results are for a look: they do not replace the full ones.
-RESULTS = HERE / "build" / "quick" if QUICK else HERE / "results"
+FULL = HERE / "results"
+# Quick results are for a look: they do not replace the full ones, unless RESULTS says so.
+RESULTS = pathlib.Path(os.environ.get("RESULTS") or (HERE / "build" / "quick" if QUICK else FULL)).resolve()
 
 RAW, OURS = "raw", "doorbell"
 CPUS = sorted(os.sched_getaffinity(0))
@@ -439,7 +440,7 @@ def main():
         counts = count_row(progress)
         save("counts", dict(title="Counts for each event", unit="", counts=counts), count_verdicts(counts))
     plots.draw_all(RESULTS)
-    if not QUICK:
+    if RESULTS == FULL:
         report.write(RESULTS, HERE / "REPORT.md")
     print(f"\n{len(lines)} verdicts, {time.monotonic() - progress.begun:.0f} s; results and plots are in {RESULTS}")
     for line in lines:
