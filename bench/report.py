@@ -45,13 +45,15 @@ def table(row):
         floor = peers[row["floor"]]["median"] if row["floor"] else None
         extra = row["counts"].get(config, {})
         switches = any("voluntary_switches" in e for e in extra.values())
-        head = ["", row["unit"], "quartiles"] + (["overhead"] if floor else []) + (["switches"] if switches else [])
+        head = ["", row["unit"], "quartiles"] + (["overhead"] if floor else [])
+        head += ["CPU ns", "switches"] if switches else []
         out += ["", f"{config}:", "", f'| {" | ".join(head)} |', "|---" * len(head) + "|"]
         for label, s in sorted(peers.items(), key=lambda p: p[1]["median"]):
             cells = [label, number(s["median"]), " to ".join(number(q) for q in s["quartiles"])]
             if floor:
                 cells.append("" if label == row["floor"] else number(s["median"] - floor))
             if switches:
+                cells.append(number(extra[label]["cpu_ns"]) if "cpu_ns" in extra[label] else "")
                 cells.append(f'{extra[label].get("voluntary_switches", 0):.2f}')
             out.append(f'| {" | ".join(cells)} |')
     return out

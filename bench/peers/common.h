@@ -70,13 +70,18 @@ static inline void watch_start(struct watch *w)
     getrusage(RUSAGE_SELF, &w->before);
     w->begun = now_ns();
 }
-/* Prints `ns` each of `count` took, and the context switches of all. */
+static inline double cpu_of(const struct rusage *r)
+{
+    return (r->ru_utime.tv_sec + r->ru_stime.tv_sec) * 1e9 + (r->ru_utime.tv_usec + r->ru_stime.tv_usec) * 1e3;
+}
+/* Prints what each of `count` took, in time and in CPU time of all threads, and their context switches. */
 static inline void watch_stop(struct watch *w, long count)
 {
     const int64_t took = now_ns() - w->begun;
     struct rusage after;
     getrusage(RUSAGE_SELF, &after);
     printf("ns %.3f\n", (double)took / count);
+    printf("cpu_ns %.3f\n", (cpu_of(&after) - cpu_of(&w->before)) / count);
     printf("voluntary_switches %.6f\n", (double)(after.ru_nvcsw - w->before.ru_nvcsw) / count);
     printf("forced_switches %.6f\n", (double)(after.ru_nivcsw - w->before.ru_nivcsw) / count);
 }

@@ -30,14 +30,20 @@ impl Watch {
     pub fn start() -> Watch {
         Watch { before: usage(), begun: Instant::now() }
     }
-    /// Prints what each of `count` took, and the context switches of all.
+    /// Prints what each of `count` took, in time and in CPU time of all threads, and their context switches.
     pub fn stop(&self, count: usize) {
         let took = self.begun.elapsed().as_nanos() as f64;
         let (after, n) = (usage(), count as f64);
         println!("ns {:.3}", took / n);
+        println!("cpu_ns {:.3}", (cpu_of(&after) - cpu_of(&self.before)) / n);
         println!("voluntary_switches {:.6}", (after.ru_nvcsw - self.before.ru_nvcsw) as f64 / n);
         println!("forced_switches {:.6}", (after.ru_nivcsw - self.before.ru_nivcsw) as f64 / n);
     }
+}
+
+fn cpu_of(u: &libc::rusage) -> f64 {
+    let us = |t: libc::timeval| t.tv_sec as f64 * 1e6 + t.tv_usec as f64;
+    (us(u.ru_utime) + us(u.ru_stime)) * 1e3
 }
 
 fn usage() -> libc::rusage {
