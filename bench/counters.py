@@ -24,9 +24,9 @@ INSTRUCTIONS = {
     "an event to POLL": (95, "w1", "poll", W1, "events", 1000, 5000, 1),
     "an event to SLOT": (157, "w1", "slot", W1, "events", 1000, 5000, 1),
     "an event to QUEUE": (100, "w1", "queue", W1, "events", 1000, 5000, 1),
-    "an event to POLL, its deadline moved": (213, "w1t", "poll", W1, "events", 1000, 5000, 1),
+    "an event to POLL, its deadline moved": (222, "w1t", "poll", W1, "events", 1000, 5000, 1),
     "an fd registered and unregistered": (1350, "w3", "single", W3, "events", 1024, 4096, 1.125),
-    "a timeout moved later": (133, "w4m", "poll", dict(n=100), "events", 1000, 9000, 1.125),
+    "a timeout moved later": (143, "w4m", "poll", dict(n=100), "events", 1000, 9000, 1.125),
     "a timeout armed, then cancelled, moved or fired": (665, "w4", "poll", {}, "n", 1000, 4000, 2.75),
 }
 
