@@ -8,8 +8,9 @@ static void museum_039_short_times_are_kept_without_spinning(void)
     static const int64_t times[] = {0, 1, US(999), MS(1), MS(1) + 1, US(3100)};
     for (int i = 0; i < 6; i++) {
         bell_t *bell = make_bell(1, 0);
-        int64_t best = INT64_MAX;
-        for (int k = 0; k < rounds(20); k++) {
+        int64_t best = INT64_MAX, enough = has_feature(BELL_FEATURE_NANOSECONDS) && !slow() ? US(900) : INT64_MAX;
+        /* On a busy machine a good one may take a while to come. */
+        for (int k = 0; k < rounds(20) || (best >= enough && k < 2000); k++) {
             bell_event e;
             int64_t deadline = now_ns() + times[i];
             uint64_t waits = stats_of(bell).kernel_waits;
@@ -23,8 +24,7 @@ static void museum_039_short_times_are_kept_without_spinning(void)
             CHECK_EQ(bell_unregister(bell, h, 0), BELL_FIRED);
         }
         fprintf(stderr, "  %" PRId64 " ns: %" PRId64 " ns late at best\n", times[i], best);
-        if (has_feature(BELL_FEATURE_NANOSECONDS) && !slow())
-            CHECK_LT(best, US(900)); /* no millisecond is added */
+        CHECK_LT(best, enough); /* no millisecond is added */
         check_clean(bell);
     }
 }
