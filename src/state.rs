@@ -744,7 +744,9 @@ impl State {
             fd.set(QUEUED, false);
             if fd.is(ARMED) && fd.is(ALWAYS) {
                 let ready = Ready(fd.interest.0 as u32) & (Ready::READ | Ready::WRITE);
-                self.fire_fd(env, index, ready, 0, out);
+                if !ready.is_empty() {
+                    self.fire_fd(env, index, ready, 0, out);
+                }
             }
         }
     }

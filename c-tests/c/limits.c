@@ -461,6 +461,25 @@ static void is_dev_null_always_ready_for_those_who_ask(void)
     CHECK_EQ(close(fd), 0);
 }
 
+/* It is ready to be read and written. An event without a ready bit would tell nothing. */
+static void is_an_always_ready_file_silent_about_what_files_do_not_have(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    int fd = make_file();
+    bell_fd_spec spec = always_spec(fd, BELL_ONESHOT, to_poll());
+    bell_handle h;
+    spec.interest = BELL_PRI | BELL_RDHUP;
+    CHECK_OK(bell_register_fd(bell, &spec, &h));
+    expect_quiet(bell, MS(2));
+    CHECK_OK(bell_rearm(bell, h, NULL, BELL_NEVER));
+    expect_quiet(bell, MS(2));
+    CHECK_OK(bell_modify(bell, h, BELL_READ | BELL_PRI, BELL_ONESHOT));
+    CHECK_EQ(next_event(bell).ready, BELL_READ);
+    CHECK_EQ(bell_unregister(bell, h, 0), BELL_FIRED);
+    CHECK_EQ(close(fd), 0);
+    check_clean(bell);
+}
+
 static void does_always_ready_change_nothing_for_what_can_be_polled(void)
 {
     bell_t *bell = make_bell(1, 0);
@@ -586,6 +605,7 @@ int main(void)
     RUN(is_a_regular_file_refused);
     RUN(is_a_regular_file_always_ready_for_those_who_ask);
     RUN(is_dev_null_always_ready_for_those_who_ask);
+    RUN(is_an_always_ready_file_silent_about_what_files_do_not_have);
     RUN(does_always_ready_change_nothing_for_what_can_be_polled);
     RUN(is_a_closed_file_that_was_always_ready_told);
     RUN(can_a_foreign_epoll_fd_be_watched);
