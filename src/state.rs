@@ -706,7 +706,13 @@ impl State {
         if now {
             let ready = backend::ready_now(number, fd.interest).unwrap_or_default() & wants;
             if !ready.is_empty() {
-                return self.fire_fd(env, index, ready, 0, out);
+                self.fire_fd(env, index, ready, 0, out);
+                // It may have been armed again since its drain: then the kernel still watches for it.
+                let head = env.fds.head(number);
+                if self.reg.fds.at(head).value.kernel == Kernel::Oneshot {
+                    self.sync_kernel_or_tell(env, head, false, out);
+                }
+                return;
             }
         }
         let head = env.fds.head(number);

@@ -687,6 +687,30 @@ static void a_level_registration_nobody_drains_does_not_spin_the_driver(void)
     check_clean(bell);
 }
 
+/* Armed by hand between two drains, it is in the kernel when the second drain looks at it and tells it. */
+static void a_drain_leaves_nothing_in_the_kernel_that_was_armed_in_between(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    bell_handle queue = make_queue(bell, NULL), level;
+    bell_event e[2];
+    int fds[2];
+    make_sockets(fds);
+    level = watch(bell, fds[0], BELL_READ, BELL_LEVEL, to_queue(queue));
+    put_byte(fds[1]);
+    turn(bell);
+    for (int i = 0; i < 3; i++) {
+        CHECK_EQ(bell_queue_drain(bell, queue, e, 2), 1);
+        check_verified(bell);
+        CHECK_OK(bell_rearm(bell, level, NULL, BELL_NEVER));
+        check_verified(bell);
+    }
+    CHECK_EQ(bell_queue_drain(bell, queue, e, 2), 1);
+    CHECK_OK(bell_unregister(bell, level, 0));
+    CHECK_OK(bell_queue_destroy(bell, queue, 0));
+    close_pair(fds);
+    check_clean(bell);
+}
+
 int main(void)
 {
     RUN(news_comes_in_the_order_of_first_readiness);
@@ -711,5 +735,6 @@ int main(void)
     RUN(any_shard_means_the_queues_own);
     RUN(a_drain_looks_again_at_what_the_last_one_told);
     RUN(a_level_registration_nobody_drains_does_not_spin_the_driver);
+    RUN(a_drain_leaves_nothing_in_the_kernel_that_was_armed_in_between);
     return 0;
 }
