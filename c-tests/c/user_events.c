@@ -115,6 +115,26 @@ static void posts_while_an_mvar_is_spent_are_kept(void)
     CHECK_EQ(first.puts + second.puts + third.puts, 2);
 }
 
+/* Drained from neither the old queue nor lost: a new target takes over what the old one has not shown. */
+static void a_new_target_gets_the_posts_that_nobody_has_seen(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    bell_handle queue = make_queue(bell, NULL), user = make_user(bell, to_queue(queue));
+    bell_target target = to_poll();
+    bell_event e;
+    CHECK_EQ(bell_post(bell, user, 4), 0);
+    turn(bell);
+    CHECK_OK(bell_rearm(bell, user, &target, BELL_NEVER));
+    CHECK_EQ(bell_post(bell, user, 1), 0);
+    CHECK_EQ(bell_queue_drain(bell, queue, &e, 1), 0);
+    e = next_event(bell);
+    CHECK_EQ(e.handle, user);
+    CHECK_EQ(e.data, 5);
+    CHECK_OK(bell_unregister(bell, user, 0));
+    CHECK_OK(bell_queue_destroy(bell, queue, 0));
+    check_clean(bell);
+}
+
 /* The driver sleeps while the posts are kept: arming must wake it. */
 static void kept_posts_reach_a_driver_that_sleeps(void)
 {
@@ -510,6 +530,7 @@ int main(void)
     RUN(the_library_threads_deliver_posts);
     RUN(posts_merge_their_bits);
     RUN(posts_while_an_mvar_is_spent_are_kept);
+    RUN(a_new_target_gets_the_posts_that_nobody_has_seen);
     RUN(kept_posts_reach_a_driver_that_sleeps);
     RUN(bad_posts_are_refused);
     RUN(museum_075_what_was_written_before_a_post_is_seen);

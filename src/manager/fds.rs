@@ -186,7 +186,7 @@ impl Manager {
                 let user_data = user.user_data;
                 if let Some(new) = bind_new(st, target, handle, user_data, Default::default())? {
                     let old = std::mem::replace(&mut st.reg.users.at_mut(index).value.target, new);
-                    st.unbind(old, out);
+                    keep_posts(st, index, old, out);
                 }
                 self.repost(st, handle, index);
                 Ok(0)
@@ -249,9 +249,7 @@ impl Manager {
                 let new = st.reg.bind(target, handle, user_data, Default::default())?;
                 let old = std::mem::replace(&mut st.reg.users.at_mut(index).value.target, new);
                 let live = !matches!(old, Target::None);
-                if let Left::News { data, .. } = st.unbind(old, out) {
-                    *st.reg.users.at_mut(index).value.kept.get_or_insert(0) |= data as u32;
-                }
+                keep_posts(st, index, old, out);
                 self.repost(st, handle, index);
                 Ok(if live { BELL_CANCELLED as i32 } else { BELL_FIRED })
             }
@@ -358,6 +356,13 @@ pub(super) fn find_fd(st: &State, handle: Handle) -> Result<u32> {
     }
     let index = st.reg.fds.find(handle).ok_or(Error::STALE)?;
     if st.reg.fds.at(index).value.is(CLOSED) { Err(Error::CLOSED) } else { Ok(index) }
+}
+
+/// Posts that the old target of a user event has not shown to anybody are for the new one.
+fn keep_posts(st: &mut State, index: u32, old: Target, out: &mut Out) {
+    if let Left::News { data, .. } = st.unbind(old, out) {
+        *st.reg.users.at_mut(index).value.kept.get_or_insert(0) |= data as u32;
+    }
 }
 
 /// A target and a mode that go together.
