@@ -1022,7 +1022,8 @@ fn deliver(
         Target::None => counters.events -= 1,
         Target::Poll { node } => {
             if let Some(sink) = &mut out.sink {
-                if sink.is_for_poll() && !sink.is_full() && poll.is_empty() {
+                let ended = news.after == After::Release && poll.has_ended(*node);
+                if sink.is_for_poll() && !sink.is_full() && poll.is_empty() && !ended {
                     sink.out[sink.n].write(bell_event {
                         handle: news.handle.0,
                         user_data: news.user_data,

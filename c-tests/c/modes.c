@@ -593,6 +593,27 @@ static void edge_can_be_rearmed_by_hand(void)
     check_clean(bell);
 }
 
+/* Its user may have freed what user_data means at the first event. */
+static void what_released_itself_is_not_told_again_though_it_was_armed_twice(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    bell_event e[4];
+    bell_handle handle;
+    int fds[2];
+    make_sockets(fds);
+    bell_fd_spec spec = fd_spec(fds[0], BELL_WRITE, BELL_ONESHOT, to_poll());
+    spec.flags = BELL_AUTO_RELEASE;
+    CHECK_OK(bell_register_fd(bell, &spec, &handle));
+    CHECK_EQ(bell_poll(bell, 0, NULL, 0, 0), 0); /* the news finds no room */
+    CHECK_OK(bell_rearm(bell, handle, NULL, BELL_NEVER));
+    CHECK_EQ(bell_poll(bell, 0, e, 4, 0), 1);
+    CHECK_EQ(e[0].handle, handle);
+    CHECK_EQ(bell_unregister(bell, handle, 0), BELL_E_STALE);
+    expect_quiet(bell, MS(2));
+    close_pair(fds);
+    check_clean(bell);
+}
+
 int main(void)
 {
     RUN(which_combinations_are_refused_and_how);
@@ -616,5 +637,6 @@ int main(void)
     RUN(an_mvar_is_consumed_exactly_once);
     RUN(modify_changes_what_is_asked);
     RUN(edge_can_be_rearmed_by_hand);
+    RUN(what_released_itself_is_not_told_again_though_it_was_armed_twice);
     return 0;
 }

@@ -145,6 +145,11 @@ impl ReadyList {
         self.nodes[index as usize].after = after;
     }
 
+    /// What has been told of its end, though it may have been armed again before, hears no more.
+    pub fn has_ended(&self, index: u32) -> bool {
+        self.nodes[index as usize].list == In::Release
+    }
+
     pub fn push(&mut self, index: u32, news: &News) -> Pushed {
         let node = &mut self.nodes[index as usize];
         if node.list == In::Ready {
@@ -153,6 +158,9 @@ impl ReadyList {
             if news.status != 0 {
                 node.status = news.status;
             }
+            return Pushed::Merged;
+        }
+        if node.list == In::Release {
             return Pushed::Merged;
         }
         (node.ready, node.status, node.data) = (news.ready, news.status, news.data);
