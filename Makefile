@@ -11,7 +11,7 @@ POLL := RUSTFLAGS='--cfg doorbell_backend="poll"'
 FOR_POLL := --target-dir $(TARGET)/poll
 
 # In the order of what they cost, so that a failure shows early.
-STAGES := lint abi abi-selftest unit-epoll unit-poll c-tests-epoll c-tests-poll release-c-tests docs man-check \
+STAGES := lint abi abi-selftest unit-epoll unit-poll c-tests-epoll c-tests-poll fuzz release-c-tests docs man-check \
   installcheck doorbell-check check-targets examples counters tsan loom
 
 .PHONY: help
@@ -165,6 +165,11 @@ examples: lib ## the programs of examples/: builds them, and uses them as a user
 	@if command -v python3 >/dev/null; then \
 	  $(MAKE) --no-print-directory -s -C examples check LIB=$(abspath $(BUILD)) OUT=$(abspath $(BUILD))/examples; \
 	else echo "skipped: no python3"; fi
+
+fuzz: ## programs of calls against a model: the corpus, 3,000 fixed ones, and new ones for SECONDS (12); both backends
+	@$(CARGO) build -q --lib $(FOR_EPOLL)
+	@$(POLL) $(CARGO) build -q --lib $(FOR_POLL)
+	@c-tests/fuzz.sh $(or $(SECONDS),12) $(TARGET)/debug $(TARGET)/poll/debug
 
 tsan: ## data races: ThreadSanitizer over the library and the C programs
 	@CARGO_TARGET_DIR=$(TARGET) c-tests/tsan.sh
