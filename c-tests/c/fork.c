@@ -928,6 +928,27 @@ static void may_a_child_fork_again(void)
     }
 }
 
+static void *sits_inside(void *argument)
+{
+    bell_event e;
+    CHECK_EQ(bell_poll(argument, 0, &e, 1, BELL_NEVER), BELL_E_CLOSED);
+    return NULL;
+}
+
+/* It once forgot who was inside, and bell_destroy waited for ever. */
+static void the_child_half_in_a_parent_is_refused_and_touches_nothing(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    bell_event e;
+    pthread_t thread = start_thread(sits_inside, bell);
+    AWAIT(bell_poll(bell, 0, &e, 1, 0) == BELL_E_BUSY);
+    CHECK_EQ(bell_after_fork_child(bell, 0), -EINVAL);
+    CHECK_EQ(bell_after_fork_child(bell, BELL_FORK_RESET), -EINVAL);
+    CHECK_EQ(bell_destroy(bell, 0), BELL_E_BUSY);
+    CHECK_OK(bell_destroy(bell, BELL_FORCE));
+    join_thread(thread);
+}
+
 int main(void)
 {
     RUN(museum_060_is_every_call_refused_in_the_child_and_does_destroy_work);
@@ -947,5 +968,6 @@ int main(void)
     RUN(is_every_fd_of_the_library_closed_by_exec);
     RUN(are_the_halves_told_when_they_do_not_pair);
     RUN(may_a_child_fork_again);
+    RUN(the_child_half_in_a_parent_is_refused_and_touches_nothing);
     return 0;
 }

@@ -77,6 +77,8 @@ impl Entry {
 /// For a forked child, which has one thread.
 pub fn with_mut(bell: *mut bell_t, f: impl FnOnce(&mut Manager) -> Result<i32>) -> Result<i32> {
     let (entry, _) = entry(bell)?;
+    // In the parent there may be others inside: their pins are not ours to take away.
+    with_pin(bell, |m| if m.is_forked() { Ok(()) } else { Err(Error::INVAL) })?;
     // Threads of the parent that were inside do not exist here.
     entry.unpin_all();
     // SAFETY: as in `with_pin`; and exclusive, because the function's contract says that the child has one thread.
