@@ -1043,7 +1043,7 @@ static void do_look(void)
                 (t->handle >> 50 & 255) == shard) {
                 timers += t->deadline != BELL_NEVER || t->armed == MAYBE || is_ghostly(t);
                 slack += t->slack > 0;
-                if (is_exact(t) && !is_listed(&t->to) && !t->closed && t->armed == YES && !t->period &&
+                if (is_exact(t) && !t->vague && !is_listed(&t->to) && !t->closed && t->armed == YES && !t->period &&
                     t->to.kind != BELL_TARGET_WAKE_FD && t->deadline < earliest)
                     earliest = t->deadline;
             }
