@@ -113,7 +113,8 @@
 #define BELL_FD_EXCLUSIVE 4
 
 // Flag of `bell_fd_spec` (mode `BELL_ONESHOT`) and `bell_timeout_spec` (one-shot): the registration frees
-// itself by its delivery. Its handle is stale from then on.
+// itself by its delivery. Its handle is stale from then on; a slot goes with it, so that a `bell_slot_wait` on it
+// ends with `BELL_E_CANCELLED`: the targets to wait for are FUTEX, POLL and QUEUE.
 #define BELL_AUTO_RELEASE 8
 
 // Flag of `bell_unregister`: return only when no thread of ours can still touch the target.

@@ -60,7 +60,8 @@ pub const BELL_FD_ALWAYS_READY: u32 = 2;
 /// For listening sockets. Mode `BELL_EDGE` only, one registration for each shard, `shard` given by number.
 pub const BELL_FD_EXCLUSIVE: u32 = 4;
 /// Flag of `bell_fd_spec` (mode `BELL_ONESHOT`) and `bell_timeout_spec` (one-shot): the registration frees
-/// itself by its delivery. Its handle is stale from then on.
+/// itself by its delivery. Its handle is stale from then on; a slot goes with it, so that a `bell_slot_wait` on it
+/// ends with `BELL_E_CANCELLED`: the targets to wait for are FUTEX, POLL and QUEUE.
 pub const BELL_AUTO_RELEASE: u32 = 8;
 
 /// Flag of `bell_unregister`: return only when no thread of ours can still touch the target.

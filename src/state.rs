@@ -900,7 +900,7 @@ impl State {
             Some(Kind::Timeout) => {
                 let index = self.reg.timeouts.find(handle).ok_or(Error::STALE)?;
                 let timeout = &self.reg.timeouts.at(index).value;
-                let armed = timeout.pos != UNARMED;
+                let armed = timeout.pos != UNARMED || timeout.target.is_unfilled_mvar();
                 self.end_slot(&self.reg.timeouts.at(index).value.target, out);
                 self.rouse |= self.role == Role::Waiter && self.driver.is_none();
                 let unseen = self.free_timeout(index);
@@ -922,7 +922,7 @@ impl State {
     fn unregister_fd(&mut self, env: Env, handle: Handle, out: &mut Out) -> Result<i32> {
         let index = self.reg.fds.find(handle).ok_or(Error::STALE)?;
         let fd = &self.reg.fds.at(index).value;
-        let live = fd.is(ARMED) || (fd.mode != Mode::Oneshot && !fd.is(CLOSED));
+        let live = fd.is(ARMED) || (fd.mode != Mode::Oneshot && !fd.is(CLOSED)) || fd.target.is_unfilled_mvar();
         self.end_slot(&self.reg.fds.at(index).value.target, out);
         self.rouse |= self.role == Role::Waiter && self.driver.is_none();
         let unseen = self.free_fd(env, index, out);

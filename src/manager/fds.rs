@@ -222,7 +222,8 @@ impl Manager {
                 let fd = &st.reg.fds.at(index).value;
                 check_spec(&target, fd.mode)?;
                 let (user_data, after) = (fd.user_data, fd.after());
-                let live = (fd.is(ARMED) || fd.mode != Mode::Oneshot) && !matches!(fd.target, Target::None);
+                let live = (fd.is(ARMED) || fd.mode != Mode::Oneshot) && !matches!(fd.target, Target::None)
+                    || fd.target.is_unfilled_mvar();
                 let new = st.reg.bind(target, handle, user_data, after)?;
                 let old = std::mem::replace(&mut st.reg.fds.at_mut(index).value.target, new);
                 let left = st.unbind(old, out);
@@ -236,7 +237,7 @@ impl Manager {
                 }
                 let timeout = &st.reg.timeouts.at(index).value;
                 let (user_data, after) = (timeout.user_data, timeout.after());
-                let armed = timeout.pos != UNARMED;
+                let armed = timeout.pos != UNARMED || timeout.target.is_unfilled_mvar();
                 let new = st.reg.bind(target, handle, user_data, after)?;
                 let old = std::mem::replace(&mut st.reg.timeouts.at_mut(index).value.target, new);
                 let left = st.unbind(old, out);

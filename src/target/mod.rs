@@ -66,6 +66,13 @@ pub enum Target {
     Mvar(StablePtr),
 }
 
+impl Target {
+    /// Whose StablePtr is the caller's again when the target goes, armed or not.
+    pub fn is_unfilled_mvar(&self) -> bool {
+        matches!(self, Target::Mvar(_))
+    }
+}
+
 /// Something to do outside the lock. Consumed by [`Notification::deliver`].
 pub enum Notification {
     /// Sleepers on a word of ours: the news is published already, only the wake is left.
