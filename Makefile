@@ -12,7 +12,7 @@ FOR_POLL := --target-dir $(TARGET)/poll
 
 # In the order of what they cost, so that a failure shows early.
 STAGES := lint abi abi-selftest unit-epoll unit-poll c-tests-epoll c-tests-poll fuzz release-c-tests docs man-check \
-  installcheck doorbell-check check-targets examples counters tsan loom
+  installcheck doorbell-check check-targets examples counters haskell tsan loom
 
 .PHONY: help
 help: ## this list
@@ -91,6 +91,7 @@ clean: ## removes all that was built
 	@$(CARGO) clean -q $(FOR_EPOLL)
 	@$(MAKE) -s -C demo clean
 	@$(MAKE) -s -C bench clean
+	@$(MAKE) -s -C haskell-bindings clean
 	@rm -rf $(BUILD)
 
 .PHONY: test
@@ -181,3 +182,10 @@ LOOM := CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CAR
 loom: ## every interleaving of the lock-free parts (loom)
 	@$(LOOM) -- --list | grep ': test$$' >/dev/null || { echo "loom: no model was found"; exit 1; }
 	@$(LOOM)
+
+# The package in haskell-bindings/. No GHC, or one without hspec and network: skipped, and said.
+haskell: lib ## the Haskell package and its suites: both runtimes, -N1 and -N2, the -debug runtime
+	@c-tests/deps.sh haskell
+	@if ghc-pkg latest hspec >/dev/null 2>&1 && ghc-pkg latest network >/dev/null 2>&1; then \
+	  $(MAKE) --no-print-directory -C haskell-bindings test LIB=$(abspath $(BUILD)); \
+	else echo "skipped: no GHC with hspec and network"; fi

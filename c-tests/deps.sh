@@ -1,6 +1,6 @@
 #!/bin/bash
 # Is here what building and testing need? On Debian, as root, it is installed. Else the command is told, and it
-# fails for what nothing works without.
+# fails for what nothing works without. `deps.sh haskell`: what haskell-bindings/ needs, too.
 set -eu
 
 if ! command -v cargo >/dev/null || ! command -v rustc >/dev/null; then
@@ -36,6 +36,15 @@ if [ "$(id -u)" = 0 ] && [ -e /etc/debian_version ] && has rustup &&
   [ ! -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library" ]; then
   echo "deps: rustup component add rust-src"
   rustup -q component add rust-src 2>/dev/null || echo "deps: it cannot be had: the library will be larger"
+fi
+if [ "${1-}" = haskell ]; then
+  has ghc || like="$like ghc"
+  has cabal || like="$like cabal-install"
+  for package in hspec network warp; do
+    ghc-pkg latest $package >/dev/null 2>&1 || like="$like libghc-$package-dev"
+  done
+  has hlint || like="$like hlint"
+  has wrk || like="$like wrk"
 fi
 [ -z "$need$like" ] && exit 0
 
