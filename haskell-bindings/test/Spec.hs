@@ -4,32 +4,32 @@
 -- (@rts/Messages.h, line 29@, without this package too): use it at -N2.
 module Main (main) where
 
-import Control.Concurrent (MVar, forkIO, forkOn, getNumCapabilities, killThread, newEmptyMVar, newMVar, putMVar, readMVar,
-                           rtsSupportsBoundThreads, setNumCapabilities, takeMVar, tryTakeMVar, yield)
+import Control.Concurrent (forkOn, getNumCapabilities, killThread, newEmptyMVar, newMVar, putMVar, readMVar,
+                           setNumCapabilities, takeMVar, tryTakeMVar, yield)
 import qualified Control.Concurrent as C
 import Control.Concurrent.STM
 import Control.Exception
 import Control.Monad
 import Data.IORef
-import Data.Int (Int64)
 import Data.Maybe (isJust)
 import Foreign (Ptr, Word8, allocaBytes, peek, poke)
-import Foreign.C.Types (CInt (..))
 import qualified GHC.Conc as G
-import GHC.IO.Exception (IOErrorType, IOException (..))
 import qualified Network.Socket as S
 import System.Doorbell
 import qualified System.Doorbell.Conc as D
 import qualified System.Doorbell.Fd as W
 import qualified System.Doorbell.Internal as I
-import System.Doorbell.Internal.Raw (Counted (..), bell_now, counter)
+import System.Doorbell.Internal.Raw (Counted (..), counter)
+import System.Environment (getArgs)
 import System.Exit (ExitCode (..))
 import System.IO (hClose, openTempFile)
 import System.Posix.IO
 import System.Posix.Process (exitImmediately, forkProcess, getProcessStatus, ProcessStatus (..))
 import System.Posix.Types (Fd)
 import qualified System.Timeout as G
+import Support
 import Test.Hspec hiding (after, before)
+import ThreadsSpec
 
 -- | The functions under test, or GHC's.
 data Api = Api
@@ -47,53 +47,8 @@ ghc = Api G.threadWaitRead G.threadWaitWrite G.threadWaitReadSTM G.threadWaitWri
 ours = Api D.threadWaitRead D.threadWaitWrite D.threadWaitReadSTM D.threadWaitWriteSTM D.threadDelay D.registerDelay
          D.closeFdWith D.timeout
 
--- | Nothing after five seconds of GHC's clock.
-soon :: IO a -> IO a
-soon action = G.timeout 5000000 action >>= maybe (fail "took more than 5 seconds") pure
-
-now :: IO Int64
-now = bell_now 0
-
-ms :: Int -> IO ()
-ms n = C.threadDelay (n * 1000)
-
-withPipe :: ((Fd, Fd) -> IO a) -> IO a
-withPipe = bracket make (\(r, w) -> quiet (closeFd r) >> quiet (closeFd w))
-  where
-    quiet a = void (try a :: IO (Either IOException ()))
-    make = do
-      p@(r, w) <- createPipe
-      forM_ [r, w] $ \fd -> setFdOption fd NonBlockingRead True
-      pure p
-
-withPair :: ((Fd, Fd) -> IO a) -> IO a
-withPair f = bracket (S.socketPair S.AF_UNIX S.Stream S.defaultProtocol) (\(a, b) -> S.close a >> S.close b) $ \(a, b) ->
-  S.withFdSocket a $ \x -> S.withFdSocket b $ \y -> f (fromIntegral x, fromIntegral y)
-
--- | A thread that reports how it ended.
-spawn :: IO a -> IO (C.ThreadId, MVar (Either SomeException a))
-spawn action = do
-  v <- newEmptyMVar
-  t <- mask $ \restore -> forkIO (try (restore action) >>= putMVar v)
-  pure (t, v)
-
-unfinished :: MVar a -> IO Bool
-unfinished v = maybe True (const False) <$> C.tryReadMVar v
-
--- | Type and errno of an 'IOException'.
-kind :: Either SomeException a -> Maybe (IOErrorType, Maybe CInt)
-kind (Left e) = (\io -> (ioe_type io, ioe_errno io)) <$> fromException e
-kind _ = Nothing
-
-ok :: Either SomeException a -> Bool
-ok = either (const False) (const True)
-
--- | GHC's other runtime has no manager: it polls with select, and closing is not its business.
-threaded :: Spec -> Spec
-threaded s = if rtsSupportsBoundThreads then s else pure ()
-
 main :: IO ()
-main = hspec $ do
+main = getArgs >>= \args -> if args == [exitWhilePutting] then exitPutting else hspec $ do
   describe "Doorbell" $ do
     contract ours
     killing
@@ -101,6 +56,7 @@ main = hspec $ do
     timeouts
     managers
     watched
+    threaded threads
     -- In this order: GHC 9.0.2's -debug runtime crashes by itself in a fork after setNumCapabilities.
     forking
     capabilities
@@ -218,9 +174,6 @@ contract api = do
       ms 20
       closeWith api (\_ -> throwIO (userError "no")) r `shouldThrow` (== userError "no")
       soon (takeMVar v) >>= \x -> (snd <$> kind x) `shouldBe` Just (Just 9)
-
-fill :: Fd -> IO ()
-fill fd = setFdOption fd NonBlockingRead True >> (forever (fdWrite fd (replicate 4096 'x')) `catch` \(_ :: IOException) -> pure ())
 
 sameErrors :: Spec
 sameErrors = do
@@ -464,7 +417,3 @@ forking =
     _ <- fdWrite w "x"
     ended v
     soon (delay ours 1000)
-
--- | Waits for a thread of 'spawn' and throws what it threw.
-ended :: MVar (Either SomeException a) -> IO ()
-ended v = soon (takeMVar v) >>= either throwIO (const (pure ()))

@@ -150,6 +150,8 @@ wait w (Latch v waiting more) = do
   case there of
     Just () -> pure ()
     Nothing -> do
+      age <- forks
+      when (age /= mForks (wManager w)) $ throwForked "waitRead"
       shard <- currentShard (wManager w)
       at <- readCounter (wShard w)
       when (shard /= at) $ move w shard

@@ -21,7 +21,7 @@
 -- before. A waiter that is killed leaves the list; what it armed rings for an empty list, or for others.
 module System.Doorbell.Internal
   ( -- * Managers
-    Manager (..), newManager, closeManager, defaultManager, withCurrent, currentShard
+    Manager (..), newManager, closeManager, defaultManager, withCurrent, currentShard, currentCapability
     -- * Waiting for an fd once
   , Direction (..), Waiter (..), waitFor, startWait, cancelWait, closeFdThrough
     -- * Cells
@@ -29,7 +29,7 @@ module System.Doorbell.Internal
     -- * Timeouts
   , Timer (..), startTimer, cancelTimer, deadlineAfter
     -- * Errors
-  , throwBell, badFd
+  , throwBell, throwForked, badFd
   ) where
 
 import Control.Concurrent (forkOn, getNumCapabilities, rtsSupportsBoundThreads, yield)
@@ -49,7 +49,7 @@ import Foreign.Storable (peek)
 import qualified GHC.Conc as Conc
 import GHC.Exts (Int (..), myThreadId#, threadStatus#)
 import GHC.IO (IO (..))
-import System.IO.Error (mkIOError, userErrorType, ioeSetErrorString)
+import System.IO.Error (illegalOperationErrorType, ioeSetErrorString, mkIOError, userErrorType)
 import System.IO.Unsafe (unsafePerformIO)
 import System.Posix.Types (Fd (..))
 import System.Doorbell.Internal.Buckets
@@ -126,6 +126,7 @@ data Manager = Manager
   , mStarted :: !(Array Int Counter)
   , mDispatchers :: !(MVar [MVar ()])   -- ^ filled when they end
   , mStop :: !Counter
+  , mForks :: !Word32                   -- ^ 'forks' when it was made
   }
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -135,9 +136,19 @@ data Manager = Manager
 badFd :: String -> IOException
 badFd location = errnoToIOError location eBADF Nothing Nothing
 
+-- | What the managers and watched fds of the parent give in a forked child.
+forkedError :: String -> IOException
+forkedError location = ioeSetErrorString (mkIOError illegalOperationErrorType location Nothing Nothing)
+  "was made before forkProcess, and works in the parent only: make another one in the child"
+
+-- | Throws that.
+throwForked :: String -> IO a
+throwForked = throwIO . forkedError
+
 bellError :: String -> Int32 -> IO IOException
 bellError location e
   | e == e_CLOSED = pure (badFd location)
+  | e == e_FORKED = pure (forkedError location)
   | e > -4096 = pure (errnoToIOError location (Errno (fromIntegral (negate e))) Nothing Nothing)
   | otherwise = do
       text <- bell_strerror e >>= peekCString
@@ -193,6 +204,8 @@ userDataOf (Place number i) generation =
 newManager :: IO Manager
 newManager = mask_ $ do
   checkLayout
+  prepare
+  age <- forks
   capabilities <- getNumCapabilities
   processors <- Conc.getNumProcessors
   -- Shards cost two fds each, and cannot be added later; setNumCapabilities seldom goes beyond the processors.
@@ -201,6 +214,7 @@ newManager = mask_ $ do
   made <- createShards (fromIntegral n)
   bell <- either (throwBell "newManager") pure made
   Manager bell n <$> each newTable <*> newBuckets NoEntry <*> each (newCounter 0) <*> newMVar [] <*> newCounter 0
+    <*> pure age
 
 theDefault :: IORef Manager
 theDefault = unsafePerformIO (newManager >>= newIORef)
@@ -226,11 +240,16 @@ withCurrent action = do
   if e == fromIntegral e_FORKED then afterFork m >> withCurrent action else pure result
 {-# INLINE withCurrent #-}
 
+-- | The number of the capability that runs the caller.
+currentCapability :: IO Int
+currentCapability = IO $ \s -> case myThreadId# s of
+  (# s1, t #) -> case threadStatus# t s1 of (# s2, _, c, _ #) -> (# s2, I# c #)
+{-# INLINE currentCapability #-}
+
 -- | The shard of the caller's capability, with a dispatcher.
 currentShard :: Manager -> IO Int
 currentShard m = do
-  capability <- IO $ \s -> case myThreadId# s of
-    (# s1, t #) -> case threadStatus# t s1 of (# s2, _, c, _ #) -> (# s2, I# c #)
+  capability <- currentCapability
   let shard = if capability < mShards m then capability else capability `rem` mShards m
   started <- readCounter (mStarted m ! shard)
   when (started == 0) $ startDispatcher m shard
@@ -350,7 +369,9 @@ closeManager m = mask_ $ do
   when (before == 0) $ do
     forM_ [0 .. mShards m - 1] $ \s -> bell_wake (mBell m) (fromIntegral s)
     running <- takeMVar (mDispatchers m)
-    uninterruptibleMask_ $ mapM_ readMVar running
+    age <- forks
+    -- Those of the parent do not run in a forked child.
+    when (age == mForks m) $ uninterruptibleMask_ $ mapM_ readMVar running
     putMVar (mDispatchers m) []
     void $ bell_destroy (mBell m) force
     forM_ (elems (mTables m)) $ \t -> do

@@ -26,6 +26,8 @@ module System.Doorbell.Internal.Raw
     -- * Slots and queues
   , bell_slot_map, bell_slot_consume, bell_slot_wait
   , bell_queue_create, bell_queue_drain, bell_queue_wait, bell_queue_fd, bell_queue_destroy
+    -- * The target MVAR
+  , prepare, shutAtExit, forks, putsDone, createThreads, registerFdMVar, registerTimeoutMVar, registerUserMVar, rearmMVar
     -- * Looking inside
   , bell_stats, bell_verify, bell_dump, counter, Counted (..)
     -- * Events in memory
@@ -44,8 +46,10 @@ import Data.Word (Word32, Word64)
 import Foreign.C.String (CString)
 import Foreign.Marshal.Alloc (alloca, allocaBytes)
 import Foreign.Marshal.Utils (fillBytes)
-import Foreign.Ptr (Ptr, nullPtr)
+import Foreign.Ptr (FunPtr, Ptr, nullPtr)
+import Foreign.StablePtr (StablePtr)
 import Foreign.Storable (Storable (..))
+import GHC.Conc (PrimMVar)
 
 #include <errno.h>
 #include <doorbell.h>
@@ -117,6 +121,43 @@ foreign import ccall unsafe "doorbell_hs_register_fd"
 -- an error.
 foreign import ccall unsafe "doorbell_hs_register_timeout"
   registerTimeoutPoll :: BellPtr -> Word32 -> Int64 -> Word64 -> IO Int64
+
+-- | To be called before a manager is made: sees to it that 'forks' counts.
+foreign import ccall unsafe "doorbell_hs_prepare" prepare :: IO ()
+
+-- | A finalizer for the end of the process: when it has run, no MVAR is filled any more.
+foreign import ccall unsafe "&doorbell_hs_shut" shutAtExit :: FunPtr (Ptr () -> IO ())
+
+-- | How often this process is a child of one that used the package.
+foreign import ccall "&doorbell_hs_forks" forksAt :: Ptr Word32
+
+-- | Reads it from memory.
+forks :: IO Word32
+forks = peek forksAt
+{-# INLINE forks #-}
+
+-- | How many StablePtrs were given to @hs_try_putmvar@.
+foreign import ccall unsafe "doorbell_hs_puts" putsDone :: IO Word64
+
+-- | A manager that is driven by so many threads of the library, which fill MVars. 0, or an error.
+foreign import ccall safe "doorbell_hs_create_threads" createThreads :: Word32 -> Ptr BellPtr -> IO Int32
+
+-- | A ONESHOT registration with target MVAR: fd, interest, capability, StablePtr, which the library owns if the result is a
+-- handle.
+foreign import ccall unsafe "doorbell_hs_register_fd_mvar"
+  registerFdMVar :: BellPtr -> Int32 -> Word32 -> Int32 -> StablePtr PrimMVar -> IO Int64
+
+-- | The same for a one-shot timeout that frees itself: deadline, capability, StablePtr.
+foreign import ccall unsafe "doorbell_hs_register_timeout_mvar"
+  registerTimeoutMVar :: BellPtr -> Int64 -> Int32 -> StablePtr PrimMVar -> IO Int64
+
+-- | The same for a user event: capability, StablePtr.
+foreign import ccall unsafe "doorbell_hs_register_user_mvar"
+  registerUserMVar :: BellPtr -> Int32 -> StablePtr PrimMVar -> IO Int64
+
+-- | @bell_rearm@ of a user event with a new target MVAR.
+foreign import ccall unsafe "doorbell_hs_rearm_mvar"
+  rearmMVar :: BellPtr -> Handle -> Int32 -> StablePtr PrimMVar -> IO Int32
 
 -- | The deadline that never comes.
 never :: Int64
