@@ -12,11 +12,12 @@
 -- 'System.Doorbell.Conc.closeFdWith'. A watched fd does not survive 'System.Posix.Process.forkProcess': the child must
 -- watch it anew.
 module System.Doorbell.Fd
-  ( Watched, watchedFd, watch, unwatch, closeWatched, withWatched
+  ( Watched, watchedFd, watch, watchKeeping, unwatch, closeWatched, withWatched
     -- * Waiting
   , waitRead, waitWrite, passRead, passWrite
-    -- * Reading and writing
-  , recvBuf, sendBuf
+  , retryRead, retryWrite
+    -- * Sockets
+  , recv, send, sendAll, recvBuf, sendBuf
   ) where
 
 import Control.Concurrent.MVar
@@ -24,11 +25,14 @@ import Control.Exception
 import Control.Monad
 import Data.Bits
 import Data.Int (Int32)
+import qualified Data.ByteString as B
+import qualified Data.ByteString.Internal as B (createAndTrim)
+import qualified Data.ByteString.Unsafe as B
 import Data.IORef
 import Data.Word (Word32, Word64, Word8)
 import Foreign.C.Error (eAGAIN, eINTR, eWOULDBLOCK, getErrno, throwErrno)
 import Foreign.C.Types (CInt (..), CSize (..))
-import Foreign.Ptr (Ptr)
+import Foreign.Ptr (Ptr, castPtr, plusPtr)
 import System.Posix.Types (CSsize (..), Fd (..))
 import System.Doorbell.Conc (closeFdWith)
 import System.Doorbell.Internal
@@ -46,6 +50,7 @@ data Watched = Watched
   , wEnded :: !Counter                 -- 0, or 1 and both latches stay full
   , wReading :: !Latch
   , wWriting :: !Latch
+  , wKeep :: IO ()                     -- does nothing; what it refers to must live as long
   }
 
 -- | The registration of the moment.
@@ -67,12 +72,17 @@ ring (Latch v waiting more) = do
 -- | Registers an fd with the default manager. Both directions count as ready until a wait has found out. Throws EBADF, EPERM for a regular
 -- file, and unsupported on systems without edge-triggered polling. Does not block.
 watch :: Fd -> IO Watched
-watch fd = mask_ $ do
+watch = watchKeeping (pure ())
+
+-- | 'watch' for an fd that something else owns and would close as garbage: what the action refers to lives as long as the fd is watched. The
+-- action is run by 'unwatch'.
+watchKeeping :: IO () -> Fd -> IO Watched
+watchKeeping keep fd = mask_ $ do
   reading <- newLatch
   writing <- newLatch
   (e, made) <- withCurrent $ \m -> do
     w <- Watched fd m <$> newMVar () <*> newIORef Nothing <*> newCounter 0 <*> newCounter 0 <*> newCounter 0
-           <*> pure reading <*> pure writing
+           <*> pure reading <*> pure writing <*> pure keep
     shard <- currentShard m
     r <- enter w shard
     pure (r, w)
@@ -115,6 +125,7 @@ unwatch :: Watched -> IO ()
 unwatch w = mask_ $ do
   withMVar (wLock w) $ \() -> leave w
   end w
+  wKeep w
 
 end :: Watched -> IO ()
 end w = do
@@ -182,23 +193,49 @@ move w shard = do
 foreign import ccall unsafe "recv" c_recv :: CInt -> Ptr Word8 -> CSize -> CInt -> IO CSsize
 foreign import ccall unsafe "send" c_send :: CInt -> Ptr Word8 -> CSize -> CInt -> IO CSsize
 
--- | Receives up to so many bytes from a socket, waiting if there are none; 0 at the end of the stream. For an fd of the
--- @network@ package: @withFdSocket s (watch . Fd)@. Errors as @recv(2)@, and EBADF as 'waitRead'.
+-- | Receives up to so many bytes from a socket, waiting if there are none; 'B.empty' at the end of the stream. Where several threads
+-- receive from one socket, each must call 'passRead' afterwards. For sockets of the @network@ package see "System.Doorbell.Socket". Errors as @recv(2)@, and EBADF as
+-- 'waitRead'. One system call when there is something, and one more for each wait.
+recv :: Watched -> Int -> IO B.ByteString
+recv w most = B.createAndTrim (max 0 most) (\p -> recvBuf w p most)
+
+-- | Sends at least a byte of a string that is not empty, waiting if there is no room; says how many it sent. No SIGPIPE. Errors as
+-- @send(2)@, and EBADF as 'waitWrite'.
+send :: Watched -> B.ByteString -> IO Int
+send w bytes = B.unsafeUseAsCStringLen bytes $ \(p, n) -> sendBuf w (castPtr p) n
+
+-- | Sends all of a string. When it throws or is killed, it is not known how much was sent.
+sendAll :: Watched -> B.ByteString -> IO ()
+sendAll w bytes = B.unsafeUseAsCStringLen bytes $ \(p, n) -> go (castPtr p) n
+  where go p n = when (n > 0) $ sendBuf w p n >>= \sent -> go (p `plusPtr` sent) (n - sent)
+
+-- | 'recv' into memory: how many bytes, 0 at the end of the stream.
 recvBuf :: Watched -> Ptr Word8 -> Int -> IO Int
-recvBuf w p n = transfer "recvBuf" (waitRead w) (c_recv (fromIntegral (watchedFd w)) p (fromIntegral n) 0)
+recvBuf w p n = retryRead "recvBuf" w (c_recv (fromIntegral (watchedFd w)) p (fromIntegral n) 0)
 
--- | Sends up to so many bytes on a socket, waiting if there is no room; says how many it sent. No SIGPIPE. Errors as @send(2)@,
--- and EBADF as 'waitWrite'.
+-- | 'send' from memory.
 sendBuf :: Watched -> Ptr Word8 -> Int -> IO Int
-sendBuf w p n = transfer "sendBuf" (waitWrite w) (c_send (fromIntegral (watchedFd w)) p (fromIntegral n) 0x4000)
+sendBuf w p n = retryWrite "sendBuf" w (c_send (fromIntegral (watchedFd w)) p (fromIntegral n) 0x4000)
 
-transfer :: String -> IO () -> IO CSsize -> IO Int
-transfer name block try_ = go
+-- | Runs a system call that answers -1 with EAGAIN when there is nothing, waits then, and tries again; after EINTR too. Other errors are
+-- thrown with the given location.
+retryRead :: String -> Watched -> IO CSsize -> IO Int
+retryRead location w = retry location (waitRead w)
+{-# INLINE retryRead #-}
+
+-- | The same for a system call that waits for room.
+retryWrite :: String -> Watched -> IO CSsize -> IO Int
+retryWrite location w = retry location (waitWrite w)
+{-# INLINE retryWrite #-}
+
+retry :: String -> IO () -> IO CSsize -> IO Int
+retry location block call = go
   where
     go = do
-      r <- try_
+      r <- call
       if r >= 0 then pure (fromIntegral r) else do
         e <- getErrno
         if e == eAGAIN || e == eWOULDBLOCK then block >> go
         else if e == eINTR then go
-        else throwErrno name
+        else throwErrno location
+{-# INLINE retry #-}
