@@ -29,7 +29,7 @@ import qualified Data.ByteString as B
 import qualified Data.ByteString.Internal as B (createAndTrim)
 import qualified Data.ByteString.Unsafe as B
 import Data.IORef
-import Data.Word (Word32, Word64, Word8)
+import Data.Word (Word64, Word8)
 import Foreign.C.Error (eAGAIN, eINTR, eWOULDBLOCK, getErrno, throwErrno)
 import Foreign.C.Types (CInt (..), CSize (..))
 import Foreign.Ptr (Ptr, castPtr, plusPtr)
@@ -47,27 +47,15 @@ data Watched = Watched
   , wState :: !(IORef (Maybe Now))     -- Nothing: ended
   , wShard :: !Counter
   , wAway :: !Counter
+  , wInterest :: !Counter              -- writing is asked for by the first wait for it
   , wEnded :: !Counter                 -- 0, or 1 and both latches stay full
-  , wReading :: !Latch
-  , wWriting :: !Latch
+  , wReading :: !(MVar ())             -- full: there may be something
+  , wWriting :: !(MVar ())
   , wKeep :: IO ()                     -- does nothing; what it refers to must live as long
   }
 
 -- | The registration of the moment.
 data Now = Now !Place !Word64
-
--- | Full: there may be something. The second counts those who went to sleep since the last news, the third those whom
--- that news has still to wake: each that wakes wakes the next.
-data Latch = Latch !(MVar ()) !Counter !Counter
-
-newLatch :: IO Latch
-newLatch = Latch <$> newEmptyMVar <*> newCounter 0 <*> newCounter 0
-
-ring :: Latch -> IO ()
-ring (Latch v waiting more) = do
-  n <- swapCounter waiting 0
-  writeCounter more (n - 1)
-  void (tryPutMVar v ())
 
 -- | Registers an fd with the default manager. Both directions count as ready until a wait has found out. Throws EBADF, EPERM for a regular
 -- file, and unsupported on systems without edge-triggered polling. Does not block.
@@ -78,11 +66,12 @@ watch = watchKeeping (pure ())
 -- action is run by 'unwatch'.
 watchKeeping :: IO () -> Fd -> IO Watched
 watchKeeping keep fd = mask_ $ do
-  reading <- newLatch
-  writing <- newLatch
+  reading <- newEmptyMVar
+  -- Until a wait has asked for it, writing counts as possible.
+  writing <- newMVar ()
   (e, made) <- withCurrent $ \m -> do
-    w <- Watched fd m <$> newMVar () <*> newIORef Nothing <*> newCounter 0 <*> newCounter 0 <*> newCounter 0
-           <*> pure reading <*> pure writing <*> pure keep
+    w <- Watched fd m <$> newMVar () <*> newIORef Nothing <*> newCounter 0 <*> newCounter 0
+           <*> newCounter (fromIntegral read_) <*> newCounter 0 <*> pure reading <*> pure writing <*> pure keep
     shard <- currentShard m
     r <- enter w shard
     pure (r, w)
@@ -97,8 +86,9 @@ enter :: Watched -> Int -> IO Int32
 enter w shard = do
   let m = wManager w
   generation <- freshGeneration m shard
-  place <- newCell m shard (Many generation (news w))
-  h <- registerFdPoll (mBell m) (fromIntegral (watchedFd w)) (read_ .|. write_) edge 0 (fromIntegral shard)
+  interest <- readCounter (wInterest w)
+  place <- newCell m shard (Latches generation (wReading w) (wWriting w) (wEnded w))
+  h <- registerFdPoll (mBell m) (fromIntegral (watchedFd w)) (fromIntegral interest) edge 0 (fromIntegral shard)
          (userDataOf place generation)
   if h < 0 then freeCell m place >> pure (fromIntegral h) else do
     writeIORef (wState w) (Just (Now place (fromIntegral h)))
@@ -113,13 +103,6 @@ leave w = do
     void $ bell_unregister (mBell (wManager w)) h 0
     freeCell (wManager w) place
 
-news :: Watched -> Word32 -> Int32 -> IO ()
-news w ready _ = do
-  when (ready .&. closed_ /= 0) $ writeCounter (wEnded w) 1
-  when (ready .&. (read_ .|. rdhup .|. both) /= 0) $ ring (wReading w)
-  when (ready .&. (write_ .|. both) /= 0) $ ring (wWriting w)
-  where both = hup .|. err .|. closed_
-
 -- | Ends the watching. Those who wait, now or later, get EBADF. The fd stays open. Doing it twice does nothing.
 unwatch :: Watched -> IO ()
 unwatch w = mask_ $ do
@@ -130,8 +113,8 @@ unwatch w = mask_ $ do
 end :: Watched -> IO ()
 end w = do
   writeCounter (wEnded w) 1
-  ring (wReading w)
-  ring (wWriting w)
+  void (tryPutMVar (wReading w) ())
+  void (tryPutMVar (wWriting w) ())
 
 -- | 'closeFdWith', and 'unwatch'.
 closeWatched :: (Fd -> IO ()) -> Watched -> IO ()
@@ -141,41 +124,52 @@ closeWatched close w = closeFdWith close (watchedFd w) `finally` unwatch w
 -- news that comes while it waits, but who stops reading before EAGAIN must call 'passRead'. Throws EBADF when
 -- the fd was closed or is not watched any more. Blocks only the calling thread; 24 bytes and no system call.
 waitRead :: Watched -> IO ()
-waitRead w = wait w (wReading w)
+waitRead w = wait "waitRead" w (wReading w)
 
--- | The same for writing.
+-- | The same for writing. The first one costs a system call.
 waitWrite :: Watched -> IO ()
-waitWrite w = wait w (wWriting w)
+waitWrite w = do
+  interest <- readCounter (wInterest w)
+  when (interest .&. fromIntegral write_ == 0) $ askToWrite w
+  wait "waitWrite" w (wWriting w)
 
 -- | Says that there is more to read than the caller wants, so that another thread that waits (or will) goes on.
 passRead :: Watched -> IO ()
-passRead w = let Latch v _ _ = wReading w in void (tryPutMVar v ())
+passRead w = void (tryPutMVar (wReading w) ())
 
 -- | The same for writing.
 passWrite :: Watched -> IO ()
-passWrite w = let Latch v _ _ = wWriting w in void (tryPutMVar v ())
+passWrite w = void (tryPutMVar (wWriting w) ())
 
-wait :: Watched -> Latch -> IO ()
-wait w (Latch v waiting more) = do
-  there <- tryTakeMVar v
+-- | News fills the latch and wakes all who are in 'readMVar'. Each of them then empties it: before the I/O that it allows, so what comes
+-- afterwards is not lost. Who is killed in between leaves it full, which costs the next one a try in vain.
+wait :: String -> Watched -> MVar () -> IO ()
+wait location w latch = do
+  there <- tryTakeMVar latch
   case there of
     Just () -> pure ()
     Nothing -> do
       age <- forks
-      when (age /= mForks (wManager w)) $ throwForked "waitRead"
+      when (age /= mForks (wManager w)) $ throwForked location
       shard <- currentShard (wManager w)
       at <- readCounter (wShard w)
       when (shard /= at) $ move w shard
-      _ <- addCounter waiting 1
-      -- Who was woken must wake the next before it can be killed.
-      mask_ $ do
-        takeMVar v
-        left <- addCounter more (-1)
-        when (left > 0) $ void (tryPutMVar v ())
+      readMVar latch
+      void (tryTakeMVar latch)
   ended <- readCounter (wEnded w)
   when (ended /= 0) $ do
-    _ <- tryPutMVar v ()
-    throwIO (badFd "waitRead")
+    _ <- tryPutMVar latch ()
+    throwIO (badFd location)
+{-# INLINE wait #-}
+
+askToWrite :: Watched -> IO ()
+askToWrite w = mask_ $ withMVar (wLock w) $ \() -> do
+  let both = read_ .|. write_
+  writeCounter (wInterest w) (fromIntegral both)
+  now <- readIORef (wState w)
+  forM_ now $ \(Now _ h) -> do
+    e <- bell_modify (mBell (wManager w)) h both edge
+    when (e < 0) $ end w
 
 -- | After three waits from another capability the registration comes along. The new one tells what is ready now, so
 -- nothing is lost with the old one.

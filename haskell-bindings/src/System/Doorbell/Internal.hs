@@ -68,6 +68,9 @@ data Cell
     Once (Word32 -> Int32 -> IO ())
   | -- | As long as it is registered: the same, if the generation is right.
     Many !Word64 (Word32 -> Int32 -> IO ())
+  | -- | As long as it is registered: generation, an MVar for each direction, set to 1 when the fd is closed. No closure, so
+    -- that news allocates nothing.
+    Latches !Word64 !(MVar ()) !(MVar ()) !Counter
   | -- | A direction of an fd that is waited for.
     Waited !Entry !Direction
 
@@ -272,35 +275,40 @@ batch :: Int
 batch = 256
 
 -- | Drives a shard until the manager ends. Polls, lets others run, polls again, and only then sleeps in the kernel. When
--- letting others run took long there are CPU-bound threads, and being in the run queue costs a time slice more than
--- being in the kernel: then it sleeps at once for a while.
+-- letting others run took long twice in a row there are CPU-bound threads, and being in the run queue costs a time slice more than
+-- being in the kernel: then it sleeps at once for a while. Once may be the work of another process. News that comes within a moment of falling
+-- asleep ends that while: each such sleep costs switches of OS threads.
 dispatch :: Manager -> Int -> IO ()
-dispatch m shard = mask_ $ bracket (mallocBytes (batch * eventSize)) free (go (0 :: Int))
+dispatch m shard = mask_ $ bracket (mallocBytes (batch * eventSize)) free (go 0)
   where
     now = bell_now 0
     look events = bell_poll_now (mBell m) (fromIntegral shard) events (fromIntegral batch) 0
     -- A turn may swallow the wake of closeManager, so the flag is read after each.
     stopped = (/= 0) <$> readCounter (mStop m)
-    go eager events = do
+    -- Above 0: sleeps that are to come at once. -1: the last yield took long.
+    go :: Int -> Ptr () -> IO ()
+    go mood events = do
       n <- look events
       stop <- stopped
       if stop then pure ()
-      else if n > 0 then deliver m events (fromIntegral n) >> go eager events
+      else if n > 0 then deliver m events (fromIntegral n) >> go mood events
       else if n < 0 && n /= eINTR_ then pure ()
-      else if eager > 0 then sleep (eager - 1) events
+      else if mood > 0 then sleep (mood - 1) events
       else do
         before <- now
         yield
         after <- now
-        let eager' = if after - before > 1000000 then 64 else 0
+        let mood' = if after - before < 2000000 then 0 else if mood < 0 then 64 else -1
         n2 <- look events
         stop2 <- stopped
         if stop2 then pure ()
-        else if n2 > 0 then deliver m events (fromIntegral n2) >> go eager' events else sleep eager' events
-    sleep eager events = do
+        else if n2 > 0 then deliver m events (fromIntegral n2) >> go mood' events else sleep mood' events
+    sleep mood events = do
+      before <- now
       n <- bell_poll_wait (mBell m) (fromIntegral shard) events (fromIntegral batch) never
+      after <- now
       when (n > 0) $ deliver m events (fromIntegral n)
-      when (n >= 0 || n == eINTR_) $ go eager events
+      when (n >= 0 || n == eINTR_) $ go (if after - before < 1000000 then min 0 mood else mood) events
 
 -- | The non-threaded runtime must not block in a call: its own manager watches the shard's fd.
 dispatchNested :: Manager -> Int -> IO ()
@@ -335,6 +343,7 @@ deliver m events n = go 0
       cell <- readBuckets (tCells (mTables m ! number)) index
       case cell of
         Empty -> pure ()
+        Latches g reading writing ended -> when (g == generation) $ ringLatches ready reading writing ended
         Many g f -> when (g == generation) $ f ready status
         Waited entry direction -> do
           let side = sideOf direction entry
@@ -349,6 +358,15 @@ deliver m events n = go 0
         Run action -> freeCell m place >> action
         Once f -> freeCell m place >> f ready status
       go (i + 1)
+
+-- | News of a watched fd.
+ringLatches :: Word32 -> MVar () -> MVar () -> Counter -> IO ()
+ringLatches ready reading writing ended = do
+  when (ready .&. closed_ /= 0) $ writeCounter ended 1
+  when (ready .&. (read_ .|. rdhup .|. both) /= 0) $ void (tryPutMVar reading ())
+  when (ready .&. (write_ .|. both) /= 0) $ void (tryPutMVar writing ())
+  where both = hup .|. err .|. closed_
+{-# INLINE ringLatches #-}
 
 wakeAll :: Side -> Int32 -> IO ()
 wakeAll side status = takeAll side >>= mapM_ (wake status)
@@ -381,6 +399,7 @@ closeManager m = mask_ $ do
         case cell of
           Once f -> f closed_ 0
           Many _ f -> f closed_ 0
+          Latches _ reading writing ended -> ringLatches closed_ reading writing ended
           Waited entry direction -> wakeAll (sideOf direction entry) eBADF_
           -- Timeouts of a manager that ended never come.
           _ -> pure ()

@@ -1,0 +1,265 @@
+-- | One measurement, ours beside GHC's own in turns, as lines @sample SIDE METRIC VALUE@. "Report" runs this program with several flags of
+-- the runtime and puts the samples together.
+module Main (main) where
+
+import Control.Concurrent
+import Control.Exception (bracket)
+import Control.Monad
+import Data.IORef
+import Data.Int (Int64)
+import Data.Word (Word8)
+import Foreign (Ptr, alloca, allocaBytes, peek, poke)
+import Foreign.C.Types (CInt (..), CSize (..))
+import qualified GHC.Conc as G
+import qualified GHC.Event as G
+import GHC.Stats (allocated_bytes, getRTSStats)
+import qualified Network.Socket as S
+import System.CPUTime (getCPUTime)
+import qualified System.Doorbell as B
+import qualified System.Doorbell.Conc as B
+import qualified System.Doorbell.Fd as B
+import System.Doorbell.Internal.Counter
+import System.Doorbell.Internal.Raw (bell_now)
+import System.Environment (getArgs)
+import System.IO
+import System.Mem (performGC)
+import System.Posix.IO (closeFd, createPipe)
+import System.Posix.Resource
+import System.Posix.Types (CSsize (..), Fd (..))
+
+foreign import ccall unsafe "recv" c_recv :: CInt -> Ptr Word8 -> CSize -> CInt -> IO CSsize
+foreign import ccall unsafe "send" c_send :: CInt -> Ptr Word8 -> CSize -> CInt -> IO CSsize
+foreign import ccall unsafe "read" c_read :: CInt -> Ptr Int64 -> CSize -> IO CSsize
+-- A thread of C that writes the time of day of the clock to an fd, so often, with so many microseconds between.
+foreign import ccall unsafe bench_ticker :: CInt -> CInt -> CInt -> IO ()
+
+foreign import ccall unsafe bench_switches :: IO Int64
+
+data Side = Ghc | Ours deriving (Eq, Show)
+
+name :: Side -> String
+name Ghc = "ghc"
+name Ours = "doorbell"
+
+-- | So many rounds, each of both sides, in an order that changes.
+alternate :: Int -> (Side -> IO [(String, Double)]) -> IO ()
+alternate rounds measure = forM_ [1 .. rounds] $ \i ->
+  forM_ (if odd i then [Ghc, Ours] else [Ours, Ghc]) $ \side -> do
+    samples <- measure side
+    forM_ samples $ \(metric, value) -> putStrLn (unwords ["sample", name side, metric, show value])
+
+main :: IO ()
+main = do
+  hSetBuffering stdout LineBuffering
+  limits <- getResourceLimit ResourceOpenFiles
+  setResourceLimit ResourceOpenFiles limits { softLimit = hardLimit limits }
+  args <- getArgs
+  done <- newEmptyMVar
+  -- Not in the main thread, which is bound to an OS thread: that costs switches of its own.
+  _ <- forkIO (run args >> putMVar done ())
+  takeMVar done
+  where
+    run [what, n, rounds, ms] = case what of
+      "pingpong" -> pingPong (read n) (read rounds) (read ms)
+      "stm" -> stmWaits (read n) (read rounds) (read ms)
+      "waits" -> countedWaits n (read rounds) (read ms)
+      "timers" -> timers (read n) (read rounds) (read ms)
+      "delay" -> delays (read n) (read rounds) (read ms)
+      "wake" -> wakes (n == "busy") (read rounds) (read ms)
+      "beyond" -> beyond (read n)
+      _ -> fail "unknown measurement"
+    run _ = fail "WHAT N ROUNDS MS"
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Ping-pong
+
+socketPairs :: Int -> ([(S.Socket, S.Socket)] -> IO a) -> IO a
+socketPairs n = bracket (replicateM n (S.socketPair S.AF_UNIX S.Stream S.defaultProtocol)) (mapM_ (\(a, b) -> S.close a >> S.close b))
+
+-- | How one end waits: receives a byte.
+type Receive = Ptr Word8 -> IO ()
+
+receiveBy :: CInt -> IO () -> Receive
+receiveBy fd block p = go
+  where go = do
+          r <- c_recv fd p 1 0
+          if r < 0 then block >> go else pure ()
+{-# INLINE receiveBy #-}
+
+ghcReceive :: CInt -> Receive
+ghcReceive fd = receiveBy fd (G.threadWaitRead (Fd fd))
+
+ourReceive :: CInt -> B.Watched -> Receive
+ourReceive fd w = receiveBy fd (B.waitRead w)
+
+-- | @n@ pairs of green threads send a byte to and fro for a while.
+pingPong :: Int -> Int -> Int -> IO ()
+pingPong n rounds ms = socketPairs n $ \pairs -> do
+  fds <- forM pairs $ \(a, b) -> (,) <$> S.unsafeFdSocket a <*> S.unsafeFdSocket b
+  alternate rounds $ \side -> case side of
+    Ghc -> playing ms [(ghcReceive a, a, ghcReceive b, b) | (a, b) <- fds]
+    Ours -> bracket (forM fds $ \(a, b) -> (,) <$> B.watch (Fd a) <*> B.watch (Fd b))
+              (mapM_ (\(x, y) -> B.unwatch x >> B.unwatch y)) $ \ws ->
+                playing ms [(ourReceive a x, a, ourReceive b y, b) | ((a, b), (x, y)) <- zip fds ws]
+
+playing :: Int -> [(Receive, CInt, Receive, CInt)] -> IO [(String, Double)]
+playing ms players = do
+  stop <- newIORef False
+  counts <- forM players $ \_ -> newCounter 0
+  dones <- forM (zip players counts) $ \((recvA, a, recvB, b), count) -> do
+    doneA <- newEmptyMVar
+    doneB <- newEmptyMVar
+    _ <- forkIO (answer b recvB >> putMVar doneB ())
+    _ <- forkIO (ask stop count a recvA >> putMVar doneA ())
+    pure (doneA, doneB)
+  threadDelay (ms * 200)   -- a fifth of the time to settle
+  (m, v) <- sampled (sum <$> mapM readCounter counts) (threadDelay (ms * 1000))
+  writeIORef stop True
+  forM_ dones $ \(x, y) -> takeMVar x >> takeMVar y
+  pure (("rate", v) : m)
+  where
+    send fd p = do
+      r <- c_send fd p 1 0x4000
+      when (r /= 1) $ fail "the socket is full"
+    ask stop count fd receive = allocaBytes 1 $ \p -> do
+      let go = do
+            finish <- readIORef stop
+            poke p (if finish then 1 else 0)
+            send fd p
+            _ <- receive p
+            unless finish $ void (addCounter count 1)
+            unless finish go
+      go
+    answer fd receive = allocaBytes 1 $ \p -> do
+      let go = do
+            _ <- receive p
+            x <- peek p
+            send fd p
+            when (x == 0) go
+      go
+
+-- | What happened per operation while the action ran: the rate is the second.
+sampled :: IO Int -> IO () -> IO ([(String, Double)], Double)
+sampled counted action = do
+  performGC
+  s0 <- allocated_bytes <$> getRTSStats
+  c0 <- counted
+  cpu0 <- getCPUTime
+  w0 <- bench_switches
+  t0 <- bell_now 0
+  action
+  t1 <- bell_now 0
+  cpu1 <- getCPUTime
+  w1 <- bench_switches
+  c1 <- counted
+  performGC
+  s1 <- allocated_bytes <$> getRTSStats
+  c2 <- counted
+  let ops = fromIntegral (max 1 (c1 - c0)) :: Double
+  pure ( [ ("cpu_us", fromIntegral (cpu1 - cpu0) / 1e6 / ops)
+         , ("switches", fromIntegral (w1 - w0) / ops)
+         , ("bytes_per_wait", fromIntegral (s1 - s0) / fromIntegral (max 1 (c2 - c0)) / 2) ]
+       , ops / (fromIntegral (t1 - t0) / 1e9) )
+
+-- | The same with STM: GHC's threadWaitReadSTM and ours.
+stmWaits :: Int -> Int -> Int -> IO ()
+stmWaits n rounds ms = socketPairs n $ \pairs -> do
+  fds <- forM pairs $ \(a, b) -> (,) <$> S.unsafeFdSocket a <*> S.unsafeFdSocket b
+  let via wait fd = receiveBy fd (wait (Fd fd) >>= \(ready, _) -> G.atomically ready)
+  alternate rounds $ \side -> do
+    let wait = if side == Ghc then G.threadWaitReadSTM else B.threadWaitReadSTM
+    playing ms [(via wait a, a, via wait b, b) | (a, b) <- fds]
+
+-- | So many waits of one pair, by one side, and then the end: for strace.
+countedWaits :: String -> Int -> Int -> IO ()
+countedWaits side count _ = socketPairs 1 $ \pairs -> forM_ pairs $ \(sa, sb) -> do
+  a <- S.unsafeFdSocket sa
+  b <- S.unsafeFdSocket sb
+  x <- B.watch (Fd a)
+  y <- B.watch (Fd b)
+  let receive fd w = if side == "ghc" then ghcReceive fd else ourReceive fd w
+      play fd w first = allocaBytes 1 $ \p -> do
+        poke p 0
+        when first $ void (c_send fd p 1 0x4000)
+        forM_ [1 .. count] $ \i -> receive fd w p >> when (i < count || not first) (void (c_send fd p 1 0x4000))
+  done <- newEmptyMVar
+  _ <- forkIO (play b y False >> putMVar done ())
+  _ <- forkIO (play a x True >> putMVar done ())
+  takeMVar done >> takeMVar done
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Timeouts
+
+-- | Registers and cancels @n@ timeouts, with a thousand others alive.
+timers :: Int -> Int -> Int -> IO ()
+timers n rounds _ = do
+  tm <- G.getSystemTimerManager
+  m <- B.defaultManager
+  v <- newEmptyMVar
+  forM_ [1 .. 1000 :: Int] $ \i -> do
+    _ <- G.registerTimeout tm (100000000 + i) (pure ())
+    B.registerTimeout m (B.ToMVar v) (100000000 + i)
+  done <- newIORef 0
+  alternate rounds $ \side -> do
+    writeIORef done 0
+    (costs, rate) <- sampled (readIORef done) $ do
+      case side of
+        Ghc -> replicateM_ n (G.registerTimeout tm 200000000 (void (tryPutMVar v ())) >>= G.unregisterTimeout tm)
+        Ours -> replicateM_ n (B.registerTimeout m (B.ToMVar v) 200000000 >>= B.unregisterTimeout m)
+      writeIORef done n
+    -- 'sampled' halves the bytes: two waits a round trip.
+    pure (("rate", rate) : [(if k == "bytes_per_wait" then "bytes" else k, if k == "bytes_per_wait" then 2 * x else x) | (k, x) <- costs])
+
+-- | How late so many delays of @us@ are, one after the other.
+delays :: Int -> Int -> Int -> IO ()
+delays us rounds count = alternate rounds $ \side ->
+  forM [1 .. count] $ \_ -> do
+    t0 <- bell_now 0
+    (if side == Ghc then threadDelay else B.threadDelay) us
+    t1 <- bell_now 0
+    pure ("late_us", fromIntegral (t1 - t0) / 1000 - fromIntegral us)
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- From the event to the thread
+
+-- | The clock is read by who writes, a thread of C, and by the green thread that reads. Busy: a green thread that computes on each
+-- capability.
+wakes :: Bool -> Int -> Int -> IO ()
+wakes busy rounds count = do
+  capabilities <- getNumCapabilities
+  stop <- newIORef False
+  when busy $ forM_ [0 .. capabilities - 1] $ \c -> forkOn c (burn stop (1 :: Integer))
+  bracket createPipe (\(r, w) -> closeFd r >> closeFd w) $ \(r@(Fd rfd), Fd wfd) -> do
+    S.setNonBlockIfNeeded rfd
+    w <- B.watch r
+    alternate rounds $ \side -> do
+      bench_ticker wfd (fromIntegral count) (if busy then 61000 else 2000)
+      alloca $ \p -> forM [1 .. count] $ \_ -> do
+        let go = do
+              n <- c_read rfd p 8
+              if n == 8 then pure () else (if side == Ghc then G.threadWaitRead r else B.waitRead w) >> go
+        go
+        t <- bell_now 0
+        sent <- peek p
+        pure ("latency_us", fromIntegral (t - sent) / 1000)
+    B.unwatch w
+  writeIORef stop True
+  where
+    burn stop x = do
+      finished <- readIORef stop
+      unless finished $ burn stop $! (x * 6364136223846793005 + 1) `mod` 1000000007
+
+-- | Waits for fds beyond what select can do: says how far it came.
+beyond :: Int -> IO ()
+beyond n = socketPairs n $ \pairs -> do
+  -- The fd that GHC's select watches for us must be below 1024.
+  B.threadDelay 1
+  counts <- forM pairs $ \(sa, sb) -> do
+    a <- S.unsafeFdSocket sa
+    b <- S.unsafeFdSocket sb
+    done <- newEmptyMVar
+    _ <- forkIO (B.threadWaitRead (Fd a) >> putMVar done ())
+    pure (done, b, max a b)
+  forM_ counts $ \(_, b, _) -> allocaBytes 1 $ \p -> poke p 0 >> c_send b p 1 0x4000
+  forM_ counts $ \(done, _, _) -> takeMVar done
+  putStrLn (unwords ["sample", "doorbell", "highest_fd", show (fromIntegral (maximum [c | (_, _, c) <- counts]) :: Double)])
