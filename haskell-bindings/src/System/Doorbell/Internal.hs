@@ -115,7 +115,6 @@ data Entry
       { eFd :: !Int32
       , eLock :: !(MVar ())
       , eShard :: !Counter     -- ^ where the registrations are
-      , eAway :: !Counter      -- ^ waits in a row from other shards
       , eReading :: !Side
       , eWriting :: !Side
       }
@@ -420,7 +419,7 @@ entryOf m fd = do
         entry <- case again of
           Entry {} -> pure again
           NoEntry -> do
-            new <- Entry fd <$> newMVar () <*> newCounter (-1) <*> newCounter 0 <*> side <*> side
+            new <- Entry fd <$> newMVar () <*> newCounter (-1) <*> side <*> side
             forM_ [Reading, Writing] $ \direction -> case sPlace (sideOf direction new) of
               Place table i -> writeBuckets (tCells (mTables m ! table)) i (Waited new direction)
             writeBuckets (mEntries m) number new
@@ -454,24 +453,20 @@ startWait m direction (Fd number) waiter
       let side = sideOf direction entry
       atomicModifyIORef' (sWaiters side) (\l -> (waiter : l, ()))
       at <- readCounter (eShard entry)
-      away <- if at == shard then pure False else movedAway entry
+      away <- if at == shard then pure False else alone entry
       handle <- readCounter (sHandle side)
       done <- if handle == 0 || away then pure eBADF_ else bell_rearm (mBell m) (fromIntegral handle) nullPtr never
-      if done >= 0 then do
-        when (at == shard) $ writeCounter (eAway entry) 0
-        pure (0, Just side)
-      else do
+      if done >= 0 then pure (0, Just side) else do
         e <- register m entry direction shard handle away `onException` cancelWait (Just side) waiter
         if e < 0 then cancelWait (Just side) waiter >> pure (e, Nothing) else pure (0, Just side)
 
--- | Three waits in a row from elsewhere, and nobody else waits: the registrations should come along.
-movedAway :: Entry -> IO Bool
-movedAway entry = do
-  n <- addCounter (eAway entry) 1
-  if n < 2 then pure False else do
-    readers <- readIORef (sWaiters (eReading entry))
-    writers <- readIORef (sWaiters (eWriting entry))
-    pure (length (take 2 readers) + length (take 2 writers) < 2)
+-- | Nobody but the caller waits, so the registrations should come along to its capability: being woken from another one costs more than
+-- registering anew.
+alone :: Entry -> IO Bool
+alone entry = do
+  readers <- readIORef (sWaiters (eReading entry))
+  writers <- readIORef (sWaiters (eWriting entry))
+  pure (length (take 2 readers) + length (take 2 writers) < 2)
 
 -- | The slow half of 'startWait': the fd has no registration for this direction yet, or one of an fd that was closed
 -- behind our back, or it moves to another shard. The @seen@ handle is the one that did not do.
@@ -490,7 +485,7 @@ register m entry direction shard seen away = withMVar (eLock entry) $ \() -> do
       unless (null waiting) $ do
         e <- enter m entry opposite shard
         when (e < 0) $ wakeAll other e
-      when (result >= 0) $ writeCounter (eShard entry) shard >> writeCounter (eAway entry) 0
+      when (result >= 0) $ writeCounter (eShard entry) shard
       pure result
   where
     mine = sideOf direction entry
