@@ -1,3 +1,4 @@
+{-# LANGUAGE BangPatterns #-}
 {-# LANGUAGE MagicHash #-}
 {-# LANGUAGE UnboxedTuples #-}
 -- | What the public modules share: managers, dispatchers, and who is told what. May change in any version.
@@ -273,41 +274,42 @@ startDispatcher m shard = mask_ $ do
 batch :: Int
 batch = 256
 
--- | Drives a shard until the manager ends. Polls, lets others run, polls again, and only then sleeps in the kernel. When
+-- | Drives a shard until the manager ends. Lets others run, polls, and only when there is nothing sleeps in the kernel. When
 -- letting others run took long twice in a row there are CPU-bound threads, and being in the run queue costs a time slice more than
 -- being in the kernel: then it sleeps at once for a while. Once may be the work of another process. News that comes within a moment of falling
 -- asleep ends that while: each such sleep costs switches of OS threads.
 dispatch :: Manager -> Int -> IO ()
-dispatch m shard = mask_ $ bracket (mallocBytes (batch * eventSize)) free (go 0)
-  where
+dispatch m shard = mask_ $ bracket (mallocBytes (batch * eventSize)) free $ \events -> do
+  let
     now = bell_now 0
-    look events = bell_poll_now (mBell m) (fromIntegral shard) events (fromIntegral batch) 0
+    look = bell_poll_now (mBell m) (fromIntegral shard) events (fromIntegral batch) 0
     -- A turn may swallow the wake of closeManager, so the flag is read after each.
-    stopped = (/= 0) <$> readCounter (mStop m)
-    -- Above 0: sleeps that are to come at once. -1: the last yield took long.
-    go :: Int -> Ptr () -> IO ()
-    go mood events = do
-      n <- look events
-      stop <- stopped
-      if stop then pure ()
-      else if n > 0 then deliver m events (fromIntegral n) >> go mood events
-      else if n < 0 && n /= eINTR_ then pure ()
-      else if mood > 0 then sleep (mood - 1) events
-      else do
-        before <- now
-        yield
-        after <- now
-        let mood' = if after - before < 2000000 then 0 else if mood < 0 then 64 else -1
-        n2 <- look events
-        stop2 <- stopped
-        if stop2 then pure ()
-        else if n2 > 0 then deliver m events (fromIntegral n2) >> go mood' events else sleep mood' events
-    sleep mood events = do
+    continue n next = do
+      stop <- readCounter (mStop m)
+      if stop /= 0 || n < 0 && n /= eINTR_ then pure () else next
+    -- The mood: above 0, sleeps that are to come at once; -1, the last turn took long. And when that was.
+    turn :: Int -> Int64 -> IO ()
+    turn !mood !before
+      | mood > 0 = do
+          n <- look
+          continue n $ if n > 0 then deliver m events (fromIntegral n) >> turn mood before else sleep (mood - 1)
+      | otherwise = do
+          yield
+          after <- now
+          let mood' | after - before < 2000000 = 0
+                    | mood < 0 = 64
+                    | otherwise = -1
+          n <- look
+          continue n $ if n > 0 then deliver m events (fromIntegral n) >> turn mood' after else sleep mood'
+    sleep :: Int -> IO ()
+    sleep !mood = do
       before <- now
       n <- bell_poll_wait (mBell m) (fromIntegral shard) events (fromIntegral batch) never
       after <- now
-      when (n > 0) $ deliver m events (fromIntegral n)
-      when (n >= 0 || n == eINTR_) $ go (if after - before < 1000000 then min 0 mood else mood) events
+      continue n $ do
+        when (n > 0) $ deliver m events (fromIntegral n)
+        turn (if after - before < 1000000 then min 0 mood else mood) after
+  now >>= turn 0
 
 -- | The non-threaded runtime must not block in a call: its own manager watches the shard's fd.
 dispatchNested :: Manager -> Int -> IO ()
