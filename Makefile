@@ -74,6 +74,11 @@ demo-haskell: lib ## Warp through Doorbell beside Warp as it is, under wrk (abou
 	@c-tests/deps.sh haskell
 	@$(MAKE) --no-print-directory -C haskell-bindings demo LIB=$(abspath $(BUILD))
 
+.PHONY: bench-haskell
+bench-haskell: lib ## the rows G1 to G5, beside GHC's own (QUICK=1: two minutes; ROW="g1 g5": only those)
+	@c-tests/deps.sh haskell
+	@$(MAKE) --no-print-directory -C haskell-bindings bench LIB=$(abspath $(BUILD))
+
 .PHONY: header
 header: ## writes include/doorbell.h anew from src/ffi
 	@BELL_BLESS=1 $(CARGO) test -q -p doorbell-c-tests --test header $(FOR_EPOLL)
