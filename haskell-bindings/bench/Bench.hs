@@ -8,7 +8,7 @@ import Control.Monad
 import Data.IORef
 import Data.Int (Int64)
 import Data.Word (Word8)
-import Foreign (Ptr, alloca, allocaBytes, peek, poke)
+import Foreign (Ptr, alloca, allocaBytes, mallocBytes, peek, poke)
 import Foreign.C.Types (CInt (..), CSize (..))
 import qualified GHC.Conc as G
 import qualified GHC.Event as G
@@ -76,72 +76,73 @@ main = do
 socketPairs :: Int -> ([(S.Socket, S.Socket)] -> IO a) -> IO a
 socketPairs n = bracket (replicateM n (S.socketPair S.AF_UNIX S.Stream S.defaultProtocol)) (mapM_ (\(a, b) -> S.close a >> S.close b))
 
--- | How one end waits: receives a byte.
-type Receive = Ptr Word8 -> IO ()
+-- | One end: receives a byte, and sends it.
+data End = End { received :: IO (), endFd :: !CInt, buffer :: !(Ptr Word8) }
 
-receiveBy :: CInt -> IO () -> Receive
-receiveBy fd block p = go
-  where go = do
-          r <- c_recv fd p 1 0
-          if r < 0 then block >> go else pure ()
-{-# INLINE receiveBy #-}
+-- | The memory is the program's until it ends.
+endOf :: CInt -> IO () -> IO End
+endOf fd block = do
+  p <- mallocBytes 1
+  let go = do
+        r <- c_recv fd p 1 0
+        when (r < 0) (block >> go)
+  pure (End go fd p)
+{-# INLINE endOf #-}
 
-ghcReceive :: CInt -> Receive
-ghcReceive fd = receiveBy fd (G.threadWaitRead (Fd fd))
+ghcEnd :: CInt -> IO End
+ghcEnd fd = endOf fd (G.threadWaitRead (Fd fd))
 
-ourReceive :: CInt -> B.Watched -> Receive
-ourReceive fd w = receiveBy fd (B.waitRead w)
+ourEnd :: CInt -> B.Watched -> IO End
+ourEnd fd w = endOf fd (B.waitRead w)
 
 -- | @n@ pairs of green threads send a byte to and fro for a while.
 pingPong :: Int -> Int -> Int -> IO ()
 pingPong n rounds ms = socketPairs n $ \pairs -> do
   fds <- forM pairs $ \(a, b) -> (,) <$> S.unsafeFdSocket a <*> S.unsafeFdSocket b
   alternate rounds $ \side -> case side of
-    Ghc -> playing ms [(ghcReceive a, a, ghcReceive b, b) | (a, b) <- fds]
+    Ghc -> forM fds (\(a, b) -> (,) <$> ghcEnd a <*> ghcEnd b) >>= playing ms
     Ours -> bracket (forM fds $ \(a, b) -> (,) <$> B.watch (Fd a) <*> B.watch (Fd b))
               (mapM_ (\(x, y) -> B.unwatch x >> B.unwatch y)) $ \ws ->
-                playing ms [(ourReceive a x, a, ourReceive b y, b) | ((a, b), (x, y)) <- zip fds ws]
+                forM (zip fds ws) (\((a, b), (x, y)) -> (,) <$> ourEnd a x <*> ourEnd b y) >>= playing ms
 
-playing :: Int -> [(Receive, CInt, Receive, CInt)] -> IO [(String, Double)]
+playing :: Int -> [(End, End)] -> IO [(String, Double)]
 playing ms players = do
   stop <- newIORef False
   counts <- forM players $ \_ -> newCounter 0
-  dones <- forM (zip players counts) $ \((recvA, a, recvB, b), count) -> do
+  dones <- forM (zip players counts) $ \((a, b), count) -> do
     doneA <- newEmptyMVar
     doneB <- newEmptyMVar
-    _ <- forkIO (answer b recvB >> putMVar doneB ())
-    _ <- forkIO (ask stop count a recvA >> putMVar doneA ())
+    _ <- forkIO (answer b >> putMVar doneB ())
+    _ <- forkIO (ask stop count a >> putMVar doneA ())
     pure (doneA, doneB)
-  threadDelay (ms * 200)   -- a fifth of the time to settle
-  (m, v) <- sampled (sum <$> mapM readCounter counts) (threadDelay (ms * 1000))
-  writeIORef stop True
-  forM_ dones $ \(x, y) -> takeMVar x >> takeMVar y
+  let total = sum <$> mapM readCounter counts
+      end = forM_ dones $ \(x, y) -> takeMVar x >> takeMVar y
+  (m, v) <- if rtsSupportsBoundThreads
+    then do
+      threadDelay (ms * 200)   -- a fifth of the time to settle
+      sampled total (threadDelay (ms * 1000)) <* (writeIORef stop True >> end)
+    -- There GHC's manager puts threads that an fd has woken before all others, and this one would never run again: each pair stops
+    -- by itself.
+    else sampled total end
   pure (("rate", v) : m)
   where
-    send fd p = do
-      r <- c_send fd p 1 0x4000
-      when (r /= 1) $ fail "the socket is full"
-    -- Applied to the buffer once: else each call boxes its address, 16 bytes that the wait is not to blame for.
-    ask stop count fd receive = allocaBytes 1 $ \p -> do
-      let {-# NOINLINE received #-}
-          received = receive p :: IO ()
-          go = do
-            finish <- readIORef stop
-            poke p (if finish then 1 else 0)
-            send fd p
-            received
-            unless finish $ void (addCounter count 1)
-            unless finish go
-      go
-    answer fd receive = allocaBytes 1 $ \p -> do
-      let {-# NOINLINE received #-}
-          received = receive p :: IO ()
-          go = do
-            received
-            x <- peek p
-            send fd p
-            when (x == 0) go
-      go
+    each = ms * 100 `div` length players + 1
+    ask stop count a = do
+      finish <- if rtsSupportsBoundThreads then readIORef stop else (>= each) <$> readCounter count
+      poke (buffer a) (if finish then 1 else 0)
+      sendByte a
+      received a
+      unless finish $ addCounter count 1 >> ask stop count a
+    answer b = do
+      received b
+      x <- peek (buffer b)
+      sendByte b
+      when (x == 0) $ answer b
+
+sendByte :: End -> IO ()
+sendByte e = do
+  r <- c_send (endFd e) (buffer e) 1 0x4000
+  when (r /= 1) $ fail "the socket is full"
 
 -- | What happened per operation while the action ran: the rate is the second.
 sampled :: IO Int -> IO () -> IO ([(String, Double)], Double)
@@ -170,10 +171,10 @@ sampled counted action = do
 stmWaits :: Int -> Int -> Int -> IO ()
 stmWaits n rounds ms = socketPairs n $ \pairs -> do
   fds <- forM pairs $ \(a, b) -> (,) <$> S.unsafeFdSocket a <*> S.unsafeFdSocket b
-  let via wait fd = receiveBy fd (wait (Fd fd) >>= \(ready, _) -> G.atomically ready)
   alternate rounds $ \side -> do
     let wait = if side == Ghc then G.threadWaitReadSTM else B.threadWaitReadSTM
-    playing ms [(via wait a, a, via wait b, b) | (a, b) <- fds]
+        end fd = endOf fd (wait (Fd fd) >>= \(ready, _) -> G.atomically ready)
+    forM fds (\(a, b) -> (,) <$> end a <*> end b) >>= playing ms
 
 -- | So many waits of one pair, by one side, and then the end: for strace.
 countedWaits :: String -> Int -> Int -> IO ()
@@ -182,14 +183,14 @@ countedWaits side count _ = socketPairs 1 $ \pairs -> forM_ pairs $ \(sa, sb) ->
   b <- S.unsafeFdSocket sb
   x <- B.watch (Fd a)
   y <- B.watch (Fd b)
-  let receive fd w = if side == "ghc" then ghcReceive fd else ourReceive fd w
-      play fd w first = allocaBytes 1 $ \p -> do
-        poke p 0
-        when first $ void (c_send fd p 1 0x4000)
-        forM_ [1 .. count] $ \i -> receive fd w p >> when (i < count || not first) (void (c_send fd p 1 0x4000))
+  (e, f) <- if side == "ghc" then (,) <$> ghcEnd a <*> ghcEnd b else (,) <$> ourEnd a x <*> ourEnd b y
   done <- newEmptyMVar
-  _ <- forkIO (play b y False >> putMVar done ())
-  _ <- forkIO (play a x True >> putMVar done ())
+  let play end first = do
+        poke (buffer end) 0
+        when first $ sendByte end
+        forM_ [1 .. count] $ \i -> received end >> when (i < count || not first) (sendByte end)
+        putMVar done ()
+  mapM_ (forkIO . uncurry play) [(f, False), (e, True)]
   takeMVar done >> takeMVar done
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -256,15 +257,16 @@ wakes busy rounds count = do
 
 -- | Waits for fds beyond what select can do: says how far it came.
 beyond :: Int -> IO ()
-beyond n = socketPairs n $ \pairs -> do
-  -- The fd that GHC's select watches for us must be below 1024.
+beyond n = do
+  -- The fd that GHC's select watches for us must be below 1024, so it is made first.
   B.threadDelay 1
-  counts <- forM pairs $ \(sa, sb) -> do
-    a <- S.unsafeFdSocket sa
-    b <- S.unsafeFdSocket sb
-    done <- newEmptyMVar
-    _ <- forkIO (B.threadWaitRead (Fd a) >> putMVar done ())
-    pure (done, b, max a b)
-  forM_ counts $ \(_, b, _) -> allocaBytes 1 $ \p -> poke p 0 >> c_send b p 1 0x4000
-  forM_ counts $ \(done, _, _) -> takeMVar done
-  putStrLn (unwords ["sample", "doorbell", "highest_fd", show (fromIntegral (maximum [c | (_, _, c) <- counts]) :: Double)])
+  socketPairs n $ \pairs -> do
+    waiting <- forM pairs $ \(sa, sb) -> do
+      a <- S.unsafeFdSocket sa
+      b <- S.unsafeFdSocket sb
+      done <- newEmptyMVar
+      _ <- forkIO (B.threadWaitRead (Fd a) >> putMVar done ())
+      pure (done, a, b)
+    forM_ waiting $ \(_, _, b) -> allocaBytes 1 $ \p -> poke p (0 :: Word8) >> c_send b p 1 0x4000
+    forM_ waiting $ \(done, _, _) -> takeMVar done
+    putStrLn (unwords ["sample", "doorbell", "highest_fd", show (fromIntegral (maximum [a | (_, a, _) <- waiting]) :: Double)])

@@ -80,7 +80,7 @@ median l = let s = sort l; n = length s in if odd n then s !! (n `div` 2) else (
 
 run :: FilePath -> [String] -> [String] -> IO Samples
 run program args flags = do
-  (code, out, err) <- readProcessWithExitCode program (args ++ ["+RTS"] ++ flags ++ ["-RTS"]) ""
+  (code, out, err) <- readProcessWithExitCode "timeout" (["-s", "KILL", "300", program] ++ args ++ ["+RTS"] ++ flags ++ ["-RTS"]) ""
   when (code /= ExitSuccess) $ putStrLn ("  " ++ unwords (args ++ flags) ++ ": " ++ show code ++ " " ++ err)
   pure (collect [((side, metric), read value) | ["sample", side, metric, value] <- map words (lines out)])
 

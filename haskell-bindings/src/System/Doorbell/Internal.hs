@@ -311,21 +311,20 @@ dispatch m shard = mask_ $ bracket (mallocBytes (batch * eventSize)) free $ \eve
         turn (if after - before < 1000000 then min 0 mood else mood) after
   now >>= turn 0
 
--- | The non-threaded runtime must not block in a call: its own manager watches the shard's fd.
+-- | The runtime that is not threaded must not block in a call: when there is nothing, its own manager watches the shard's fd. As long as there
+-- is something, this saves it a @select@ for each turn of its scheduler.
 dispatchNested :: Manager -> Int -> IO ()
 dispatchNested m shard = mask_ $ bracket (mallocBytes (batch * eventSize)) free $ \events -> do
   fd <- bell_pollable_fd (mBell m) (fromIntegral shard)
   when (fd < 0) $ throwBell "bell_pollable_fd" fd
   let go = do
-        stop <- readCounter (mStop m)
-        when (stop == 0) $ do
-          Conc.threadWaitRead (Fd (fromIntegral fd))
-          drain
-      drain = do
+        -- First: this runtime puts threads that an fd has woken before all others.
+        yield
         n <- bell_poll_now (mBell m) (fromIntegral shard) events (fromIntegral batch) 0
-        if n > 0 then deliver m events (fromIntegral n) >> drain
-        -- This runtime puts threads that were woken by an fd before all others.
-        else when (n == 0 || n == eINTR_) $ yield >> go
+        stop <- readCounter (mStop m)
+        if stop /= 0 || n < 0 && n /= eINTR_ then pure () else do
+          if n > 0 then deliver m events (fromIntegral n) else Conc.threadWaitRead (Fd (fromIntegral fd))
+          go
   go
 
 deliver :: Manager -> Ptr () -> Int -> IO ()
