@@ -1,4 +1,3 @@
-{-# LANGUAGE TupleSections #-}
 -- | Runs the measurements, G1 to G5, and says how each row stands against its target. Writes a JSON file and a plot for each group.
 --
 -- > doorbell-bench-report QUICK|FULL DIRECTORY THREADED ORDINARY WARP-COMPARE WARP-SERVER [GROUP...]

@@ -1,3 +1,4 @@
+{-# LANGUAGE CPP #-}
 {-# LANGUAGE ScopedTypeVariables #-}
 -- | Each property of a function is checked on ours and then on GHC's own. Run with @+RTS -N1@ and @-N2@, and with the
 -- ordinary runtime. The -debug runtime of GHC 9.0.2 fails an assertion of its own when a thread is killed at -N1
@@ -27,6 +28,7 @@ import System.Posix.IO
 import System.Posix.Process (exitImmediately, forkProcess, getProcessStatus, ProcessStatus (..))
 import System.Posix.Types (Fd)
 import qualified System.Timeout as G
+import ScaleSpec
 import Support
 import Test.Hspec hiding (after, before)
 import ThreadsSpec
@@ -57,6 +59,7 @@ main = getArgs >>= \args -> if args == [exitWhilePutting] then exitPutting else 
     managers
     watched
     threaded threads
+    scale slower
     -- In this order: GHC 9.0.2's -debug runtime crashes by itself in a fork after setNumCapabilities.
     forking
     capabilities
@@ -67,7 +70,7 @@ main = getArgs >>= \args -> if args == [exitWhilePutting] then exitPutting else 
 
 contract :: Api -> Spec
 contract api = do
-  forM_ [("pipe", withPipe), ("socket", \f -> withPair f)] $ \(what, with) -> do
+  forM_ [("pipe", withPipe), ("socket", withPair)] $ \(what, with) -> do
     it ("threadWaitRead waits for data: " ++ what) $ with $ \(r, w) -> do
       (_, v) <- spawn (waitR api r)
       ms 20
@@ -417,3 +420,11 @@ forking =
     _ <- fdWrite w "x"
     ended v
     soon (delay ours 1000)
+
+-- | The runtime with its own assertions is ten times slower.
+slower :: Int
+#ifdef DEBUG_RTS
+slower = 10
+#else
+slower = 1
+#endif

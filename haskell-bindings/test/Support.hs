@@ -10,6 +10,7 @@ import Control.Exception
 import Control.Monad
 import Data.Bits (shiftR, xor)
 import Data.Int (Int64)
+import Data.Maybe (isNothing)
 import Data.Word (Word64)
 import Foreign.C.Types (CInt (..))
 import GHC.IO.Exception (IOErrorType, IOException (..))
@@ -51,7 +52,7 @@ spawn action = do
   pure (t, v)
 
 unfinished :: MVar a -> IO Bool
-unfinished v = maybe True (const False) <$> C.tryReadMVar v
+unfinished v = isNothing <$> C.tryReadMVar v
 
 -- | Type and errno of an 'IOException'.
 kind :: Either SomeException a -> Maybe (IOErrorType, Maybe CInt)

@@ -119,7 +119,7 @@ threads = describe "System.Doorbell.Threads" $ do
     (_, v) <- spawn (threadWaitRead m r)
     ms 5
     child <- forkProcess $ do
-      refused <- either (\e -> const True (e :: IOException)) (const False) <$> try (threadDelay m 1)
+      refused <- isRefused <$> try (threadDelay m 1)
       (_, own) <- spawn (withThreadManager 1 (\n -> threadDelay n 1000) >> closeThreadManager m)
       good <- ok <$> soon (takeMVar own)
       exitImmediately (if refused && good then ExitSuccess else ExitFailure 3)
@@ -129,6 +129,9 @@ threads = describe "System.Doorbell.Threads" $ do
 
 liveBytes :: IO Int64
 liveBytes = performMajorGC >> fromIntegral . gcdetails_live_bytes . gc <$> getRTSStats
+
+isRefused :: Either IOException () -> Bool
+isRefused = either (const True) (const False)
 
 exitWhilePutting :: String
 exitWhilePutting = "--exit-while-putting"

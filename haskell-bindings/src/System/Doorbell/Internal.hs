@@ -29,6 +29,8 @@ module System.Doorbell.Internal
   , Cell (..), Place (..), newCell, freeCell, userDataOf, freshGeneration
     -- * Timeouts
   , Timer (..), startTimer, cancelTimer, deadlineAfter
+    -- * Inside a manager
+  , Table, Entry, Side
     -- * Errors
   , throwBell, throwForked, badFd
   ) where

@@ -7,12 +7,14 @@ import Control.Monad (when)
 import Data.Bits
 import GHC.IOArray
 
+-- | Lock for growing, the empty value, the buckets.
 data Buckets a = Buckets !(MVar ()) !a !(IOArray Int (IOArray Int a))
 
 -- | Indices are below this.
 limit :: Int
 limit = 1 `unsafeShiftL` 24
 
+-- | An array that reads as this value everywhere.
 newBuckets :: a -> IO (Buckets a)
 newBuckets empty = do
   none <- newIOArray (0, -1) empty

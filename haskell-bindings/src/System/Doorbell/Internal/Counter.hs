@@ -6,16 +6,20 @@ module System.Doorbell.Internal.Counter (Counter, newCounter, readCounter, write
 import GHC.Exts
 import GHC.IO (IO (..))
 
+-- | The memory. All functions are atomic.
 data Counter = Counter (MutableByteArray# RealWorld)
 
+-- | With a first value.
 newCounter :: Int -> IO Counter
 newCounter (I# n) = IO $ \s -> case newByteArray# 8# s of
   (# s1, a #) -> case writeIntArray# a 0# n s1 of s2 -> (# s2, Counter a #)
 
+-- | What is there.
 readCounter :: Counter -> IO Int
 readCounter (Counter a) = IO $ \s -> case atomicReadIntArray# a 0# s of (# s1, n #) -> (# s1, I# n #)
 {-# INLINE readCounter #-}
 
+-- | Overwrites.
 writeCounter :: Counter -> Int -> IO ()
 writeCounter (Counter a) (I# n) = IO $ \s -> case atomicWriteIntArray# a 0# n s of s1 -> (# s1, () #)
 {-# INLINE writeCounter #-}

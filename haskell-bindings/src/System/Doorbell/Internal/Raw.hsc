@@ -63,54 +63,94 @@ type BellPtr = Ptr Bell
 -- | @bell_handle@; 0 is none.
 type Handle = Word64
 
+-- | The version of the binary interface: major * 65536 + minor.
 foreign import ccall unsafe bell_abi_version :: IO Word32
+-- | The version of the library, as a static string.
 foreign import ccall unsafe bell_version :: IO CString
+-- | What an error means, as a static string.
 foreign import ccall unsafe bell_strerror :: Int32 -> IO CString
+-- | Size and alignment of a struct: its number, where to put them.
 foreign import ccall unsafe bell_layout :: Word32 -> Ptr Word32 -> Ptr Word32 -> IO Int32
+-- | What this build on this machine can do.
 foreign import ccall unsafe bell_features :: Ptr Word64 -> IO Int32
+-- | The time of a clock; 0 is the monotonic one.
 foreign import ccall unsafe bell_now :: Word32 -> IO Int64
 foreign import ccall unsafe bell_config_init :: Ptr () -> Word32 -> IO Int32
+-- | Makes a manager: config (or null), where to put it.
 foreign import ccall safe bell_create :: Ptr () -> Ptr BellPtr -> IO Int32
+-- | Ends a manager; see 'force'.
 foreign import ccall safe bell_destroy :: BellPtr -> Word32 -> IO Int32
+-- | To be called before @fork(2)@ if other threads may be inside the library.
 foreign import ccall safe bell_before_fork :: BellPtr -> IO Int32
+-- | The parent's half after that.
 foreign import ccall unsafe bell_after_fork_parent :: BellPtr -> IO Int32
+-- | Makes a manager usable in the child, while that has one thread.
 foreign import ccall safe bell_after_fork_child :: BellPtr -> Word32 -> IO Int32
 -- | @bell_poll@, only with timeout 0 and without targets MVAR: it does not block.
 foreign import ccall unsafe "bell_poll" bell_poll_now :: BellPtr -> Word32 -> Ptr () -> Word32 -> Int64 -> IO Int32
 -- | @bell_poll@ that may wait. An asynchronous exception ends the wait.
 foreign import ccall interruptible "bell_poll" bell_poll_wait :: BellPtr -> Word32 -> Ptr () -> Word32 -> Int64 -> IO Int32
+-- | Ends the current or the next wait of a shard's driver.
 foreign import ccall unsafe bell_wake :: BellPtr -> Word32 -> IO Int32
+-- | The earliest deadline of a shard.
 foreign import ccall unsafe bell_next_deadline :: BellPtr -> Word32 -> Ptr Int64 -> IO Int32
+-- | An fd that is readable when a turn of the shard would find something.
 foreign import ccall unsafe bell_pollable_fd :: BellPtr -> Word32 -> IO Int32
+-- | Watches an fd: a @bell_fd_spec@, where to put the handle.
 foreign import ccall unsafe bell_register_fd :: BellPtr -> Ptr () -> Ptr Handle -> IO Int32
+-- | The same for several: specs, how many, handles, results.
 foreign import ccall unsafe bell_register_fd_batch :: BellPtr -> Ptr () -> Word32 -> Ptr Handle -> Ptr Int32 -> IO Int32
+-- | Changes interest and mode, and arms.
 foreign import ccall unsafe bell_modify :: BellPtr -> Handle -> Word32 -> Word32 -> IO Int32
+-- | Arms again: target (null keeps it), deadline.
 foreign import ccall unsafe bell_rearm :: BellPtr -> Handle -> Ptr () -> Int64 -> IO Int32
+-- | The same for several fds.
 foreign import ccall unsafe bell_rearm_batch :: BellPtr -> Ptr Handle -> Word32 -> Ptr Int32 -> IO Int32
+-- | Gives another target without arming.
 foreign import ccall unsafe bell_retarget :: BellPtr -> Handle -> Ptr () -> IO Int32
 -- | @bell_unregister@ without @BELL_SYNC@.
 foreign import ccall unsafe bell_unregister :: BellPtr -> Handle -> Word32 -> IO Int32
 -- | @bell_unregister@ with @BELL_SYNC@.
 foreign import ccall safe "bell_unregister" bell_unregister_sync :: BellPtr -> Handle -> Word32 -> IO Int32
+-- | Ends several registrations: handles, how many, flags, results.
 foreign import ccall safe bell_unregister_batch :: BellPtr -> Ptr Handle -> Word32 -> Word32 -> Ptr Int32 -> IO Int32
+-- | First half of closing an fd; gives a ticket.
 foreign import ccall safe bell_close_begin :: BellPtr -> Int32 -> Ptr Word64 -> IO Int32
+-- | Second half, with the ticket.
 foreign import ccall unsafe bell_close_end :: BellPtr -> Int32 -> Word64 -> IO Int32
+-- | Both, and @close(2)@ between.
 foreign import ccall safe bell_close_fd :: BellPtr -> Int32 -> IO Int32
+-- | The address of the slot of a registration.
 foreign import ccall unsafe bell_slot_map :: BellPtr -> Handle -> Ptr (Ptr ()) -> IO Int32
+-- | Takes the news from one word of a slot.
 foreign import ccall unsafe bell_slot_consume :: BellPtr -> Handle -> Word32 -> IO Int32
+-- | Waits for news in a slot: direction, deadline, flags. An asynchronous exception ends the wait.
 foreign import ccall interruptible bell_slot_wait :: BellPtr -> Handle -> Word32 -> Int64 -> Word32 -> IO Int32
+-- | Makes a queue: shard, doorbell (or null), where to put the handle.
 foreign import ccall unsafe bell_queue_create :: BellPtr -> Word32 -> Ptr () -> Ptr Handle -> IO Int32
+-- | Takes news from a queue: where to, how many at most.
 foreign import ccall unsafe bell_queue_drain :: BellPtr -> Handle -> Ptr () -> Word32 -> IO Int32
+-- | Waits for news in a queue. An asynchronous exception ends the wait.
 foreign import ccall interruptible bell_queue_wait :: BellPtr -> Handle -> Ptr () -> Word32 -> Int64 -> IO Int32
+-- | An fd that is readable as long as the queue is not empty.
 foreign import ccall unsafe bell_queue_fd :: BellPtr -> Handle -> IO Int32
+-- | Ends a queue.
 foreign import ccall safe bell_queue_destroy :: BellPtr -> Handle -> Word32 -> IO Int32
+-- | Arms a timeout: a @bell_timeout_spec@, where to put the handle.
 foreign import ccall unsafe bell_register_timeout :: BellPtr -> Ptr () -> Ptr Handle -> IO Int32
+-- | Moves a deadline.
 foreign import ccall unsafe bell_update_timeout :: BellPtr -> Handle -> Int64 -> IO Int32
+-- | Where a deadline is.
 foreign import ccall unsafe bell_timeout_get :: BellPtr -> Handle -> Ptr Int64 -> IO Int32
+-- | Makes a user event: shard, target, user data, where to put the handle.
 foreign import ccall unsafe bell_register_user :: BellPtr -> Word32 -> Ptr () -> Word64 -> Ptr Handle -> IO Int32
+-- | Makes a user event happen, with bits.
 foreign import ccall unsafe bell_post :: BellPtr -> Handle -> Word32 -> IO Int32
+-- | Counters of a shard, or of all; see 'counter'.
 foreign import ccall unsafe bell_stats :: BellPtr -> Word32 -> Ptr () -> IO Int32
+-- | Checks a manager against itself and the kernel: how many disagreements.
 foreign import ccall safe bell_verify :: BellPtr -> IO Int32
+-- | Writes a description of a manager to an fd.
 foreign import ccall safe bell_dump :: BellPtr -> Int32 -> IO Int32
 
 -- | @bell_register_fd@ with target POLL: fd, interest, mode, flags, shard, user data. The handle, or an error.
@@ -197,7 +237,14 @@ createShards n = allocaBytes #{size bell_config} $ \config -> alloca $ \out -> d
     if result < 0 then pure (Left result) else Right <$> peek out
 
 -- | One of the numbers of @bell_stats@.
-data Counted = Fds | Timeouts | KernelWaits | CtlCalls | Events | StaleDropped | Ghosts
+data Counted
+  = Fds            -- ^ Live registrations of fds.
+  | Timeouts       -- ^ Live timeouts.
+  | KernelWaits    -- ^ Waits in the kernel.
+  | CtlCalls       -- ^ Changes of the kernel's set.
+  | Events         -- ^ Deliveries.
+  | StaleDropped   -- ^ Kernel events for something gone.
+  | Ghosts         -- ^ Fds found closed behind our back.
   deriving (Eq, Show)
 
 -- | One counter of all shards together.
@@ -220,37 +267,77 @@ counter bell which = allocaBytes #{size bell_counters} $ \p -> do
 eventSize :: Int
 eventSize = #{size bell_event}
 
+-- | The user data of an event in memory.
 peekUserData :: Ptr () -> IO Word64
 peekUserData = #{peek bell_event, user_data}
 
+-- | Its ready bits.
 peekReady :: Ptr () -> IO Word32
 peekReady = #{peek bell_event, ready}
 
+-- | Its status: 0, or an error.
 peekStatus :: Ptr () -> IO Int32
 peekStatus = #{peek bell_event, status}
 
-read_, write_, rdhup, hup, err, closed_ :: Word32
+-- | @BELL_READ@.
+read_ :: Word32
 read_ = #{const BELL_READ}
+-- | @BELL_WRITE@.
+write_ :: Word32
 write_ = #{const BELL_WRITE}
+-- | @BELL_RDHUP@.
+rdhup :: Word32
 rdhup = #{const BELL_RDHUP}
+-- | @BELL_HUP@.
+hup :: Word32
 hup = #{const BELL_HUP}
+-- | @BELL_ERR@.
+err :: Word32
 err = #{const BELL_ERR}
+-- | @BELL_CLOSED@.
+closed_ :: Word32
 closed_ = #{const BELL_CLOSED}
 
-edge, oneshot, level, autoRelease, sync, force :: Word32
+-- | @BELL_EDGE@.
+edge :: Word32
 edge = #{const BELL_EDGE}
+-- | @BELL_ONESHOT@.
+oneshot :: Word32
 oneshot = #{const BELL_ONESHOT}
+-- | @BELL_LEVEL@.
+level :: Word32
 level = #{const BELL_LEVEL}
+-- | @BELL_AUTO_RELEASE@.
+autoRelease :: Word32
 autoRelease = #{const BELL_AUTO_RELEASE}
+-- | @BELL_SYNC@.
+sync :: Word32
 sync = #{const BELL_SYNC}
+-- | @BELL_FORCE@.
+force :: Word32
 force = #{const BELL_FORCE}
 
-cancelled, fired, e_STALE, e_CLOSED, e_FORKED, eBADF_, eINTR_, eINVAL_ :: Int32
+-- | @BELL_CANCELLED@, a result.
+cancelled :: Int32
 cancelled = #{const BELL_CANCELLED}
+-- | @BELL_FIRED@, a result.
+fired :: Int32
 fired = #{const BELL_FIRED}
+-- | @BELL_E_STALE@.
+e_STALE :: Int32
 e_STALE = #{const BELL_E_STALE}
+-- | @BELL_E_CLOSED@.
+e_CLOSED :: Int32
 e_CLOSED = #{const BELL_E_CLOSED}
+-- | @BELL_E_FORKED@.
+e_FORKED :: Int32
 e_FORKED = #{const BELL_E_FORKED}
+-- | @-EBADF@.
+eBADF_ :: Int32
 eBADF_ = #{const -EBADF}
+-- | @-EINTR@.
+eINTR_ :: Int32
 eINTR_ = #{const -EINTR}
+-- | @-EINVAL@.
+eINVAL_ :: Int32
 eINVAL_ = #{const -EINVAL}
