@@ -16,7 +16,9 @@ readSome w = tryRead (watchedFd w) >>= maybe (waitRead w >> readSome w) pure
 -- | Nothing: it would block.
 tryRead :: Fd -> IO (Maybe String)
 tryRead fd = either again (Just . fst) <$> try (fdRead fd 100)
-  where again e = const Nothing (e :: IOException)
+  where
+    again :: IOException -> Maybe String
+    again _ = Nothing
 
 example :: IO ()
 example = do

@@ -4,6 +4,7 @@ module Waiting (example) where
 import Control.Concurrent (forkIO)
 import Control.Concurrent.STM hiding (registerDelay)
 import Control.Monad (unless)
+import Data.Maybe (isNothing)
 import System.Doorbell.Conc
 import System.Posix.IO (closeFd, createPipe, fdRead, fdWrite)
 
@@ -12,7 +13,7 @@ example = do
   (r, w) <- createPipe
   -- Nothing comes for 10 ms.
   nothing <- timeout 10000 (threadWaitRead r)
-  unless (nothing == Nothing) $ fail "something came"
+  unless (isNothing nothing) $ fail "something came"
 
   -- Now something does.
   _ <- forkIO (threadDelay 1000 >> fdWrite w "hello" >> pure ())
