@@ -108,22 +108,24 @@ pingPong n rounds ms = socketPairs n $ \pairs -> do
 playing :: Int -> [(End, End)] -> IO [(String, Double)]
 playing ms players = do
   stop <- newIORef False
+  gate <- newEmptyMVar
   counts <- forM players $ \_ -> newCounter 0
   dones <- forM (zip players counts) $ \((a, b), count) -> do
     doneA <- newEmptyMVar
     doneB <- newEmptyMVar
     _ <- forkIO (answer b >> putMVar doneB ())
-    _ <- forkIO (ask stop count a >> putMVar doneA ())
+    _ <- forkIO (readMVar gate >> ask stop count a >> putMVar doneA ())
     pure (doneA, doneB)
   let total = sum <$> mapM readCounter counts
       end = forM_ dones $ \(x, y) -> takeMVar x >> takeMVar y
   (m, v) <- if rtsSupportsBoundThreads
     then do
+      putMVar gate ()
       threadDelay (ms * 200)   -- a fifth of the time to settle
       sampled total (threadDelay (ms * 1000)) <* (writeIORef stop True >> end)
     -- There GHC's manager puts threads that an fd has woken before all others, and this one would never run again: each pair stops
     -- by itself.
-    else sampled total end
+    else sampled total (putMVar gate () >> end)
   pure (("rate", v) : m)
   where
     each = ms * 100 `div` length players + 1

@@ -77,10 +77,12 @@ data Cell
   | -- | A direction of an fd that is waited for.
     Waited !Entry !Direction
 
--- | Cells, and which of them are free.
+-- | Cells, and which of them are free: a stack that is linked through 'tNext', so that taking and giving back allocate nothing. Its head is an
+-- index + 1, or 0, in 24 bits, and above them a count of its changes: who has seen another count has seen another stack.
 data Table = Table
   { tCells :: !(Buckets Cell)
-  , tFree :: !(IORef [Int])
+  , tFree :: !Counter
+  , tNext :: !(Buckets Counter)
   , tFresh :: !Counter
   , tGeneration :: !Counter
   }
@@ -167,29 +169,53 @@ throwBell location e = bellError location e >>= throwIO
 -- Cells
 
 newTable :: IO Table
-newTable = Table <$> newBuckets Empty <*> newIORef [] <*> newCounter 0 <*> newCounter 1
+newTable = do
+  none <- newCounter 0
+  Table <$> newBuckets Empty <*> newCounter 0 <*> newBuckets none <*> newCounter 0 <*> newCounter 1
+
+indexBits, oneChange :: Int
+indexBits = 0xffffff
+oneChange = 0x1000000
 
 -- | Puts something in a free cell.
 newCell :: Manager -> Int -> Cell -> IO Place
 newCell m number cell = do
   let t = mTables m ! number
-  reused <- atomicModifyIORef' (tFree t) $ \l -> case l of
-    [] -> ([], -1)
-    i : rest -> (rest, i)
-  i <- if reused >= 0 then pure reused else do
-    fresh <- addCounter (tFresh t) 1
-    when (fresh >= limit) $ addCounter (tFresh t) (-1) >> throwBell "newCell" (-12)
-    ensureBucket (tCells t) fresh
-    pure fresh
+  i <- popFree t
   writeBuckets (tCells t) i cell
   pure (Place number i)
+
+popFree :: Table -> IO Int
+popFree t = do
+  top <- readCounter (tFree t)
+  let i = (top .&. indexBits) - 1
+  if i < 0 then freshIndex t else do
+    next <- readBuckets (tNext t) i >>= readCounter
+    mine <- casCounter (tFree t) top ((top .&. complement indexBits) + oneChange .|. next)
+    if mine then pure i else popFree t
+
+freshIndex :: Table -> IO Int
+freshIndex t = do
+  fresh <- addCounter (tFresh t) 1
+  -- The last index of all has no index + 1 in 24 bits.
+  when (fresh >= limit - 1) $ addCounter (tFresh t) (-1) >> throwBell "newCell" (-12)
+  ensureBucket (tCells t) fresh
+  ensureBucket (tNext t) fresh
+  newCounter 0 >>= writeBuckets (tNext t) fresh
+  pure fresh
 
 -- | Gives it back. Exactly once.
 freeCell :: Manager -> Place -> IO ()
 freeCell m (Place number i) = do
   let t = mTables m ! number
   writeBuckets (tCells t) i Empty
-  atomicModifyIORef' (tFree t) (\l -> (i : l, ()))
+  next <- readBuckets (tNext t) i
+  let push = do
+        top <- readCounter (tFree t)
+        writeCounter next (top .&. indexBits)
+        done <- casCounter (tFree t) top ((top .&. complement indexBits) + oneChange .|. (i + 1))
+        unless done push
+  push
 
 -- | For a cell that 'Many' uses: not 0, which one-shots have, nor that of another registration with the same index.
 freshGeneration :: Manager -> Int -> IO Word64

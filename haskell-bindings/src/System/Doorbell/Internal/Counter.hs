@@ -1,7 +1,9 @@
 {-# LANGUAGE MagicHash #-}
 {-# LANGUAGE UnboxedTuples #-}
 -- | An 'Int' in memory that is changed without allocating.
-module System.Doorbell.Internal.Counter (Counter, newCounter, readCounter, writeCounter, addCounter, swapCounter) where
+module System.Doorbell.Internal.Counter
+  ( Counter, newCounter, readCounter, writeCounter, addCounter, swapCounter, casCounter
+  ) where
 
 import GHC.Exts
 import GHC.IO (IO (..))
@@ -35,3 +37,9 @@ swapCounter c@(Counter a) new@(I# n) = do
   I# old <- readCounter c
   seen <- IO $ \s -> case casIntArray# a 0# old n s of (# s1, was #) -> (# s1, I# was #)
   if seen == I# old then pure seen else swapCounter c new
+
+-- | Writes the third if the second is there; whether it was.
+casCounter :: Counter -> Int -> Int -> IO Bool
+casCounter (Counter a) (I# old) (I# new) = IO $ \s -> case casIntArray# a 0# old new s of
+  (# s1, was #) -> (# s1, isTrue# (was ==# old) #)
+{-# INLINE casCounter #-}
