@@ -77,7 +77,7 @@ data Cell
   | -- | A direction of an fd that is waited for.
     Waited !Entry !Direction
 
--- | Cells, and which of them are free: a stack that is linked through 'tNext', so that taking and giving back allocate nothing. Its head is an
+-- | Cells, and which of them are free: a stack that is linked through numbers in memory, so that taking and giving back allocate nothing. Its head is an
 -- index + 1, or 0, in 24 bits, and above them a count of its changes: who has seen another count has seen another stack.
 data Table = Table
   { tCells :: !(Buckets Cell)
