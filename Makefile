@@ -69,6 +69,7 @@ targets: ## installs what check-targets and test-aarch64 need (rustup; apt as ro
 .PHONY: test-aarch64
 test-aarch64: ## the C tests, built for aarch64, under qemu-user
 	@TARGET=$(TARGET) c-tests/targets.sh aarch64
+
 .PHONY: demo-haskell
 demo-haskell: lib ## Warp through Doorbell beside Warp as it is, under wrk (about a minute)
 	@c-tests/deps.sh haskell
