@@ -62,12 +62,10 @@ waitSTM location direction fd = mask_ $ do
   pure (wait, cancelWait side waiter)
 
 -- | Closes an fd by the given action, such that no thread waits for it for ever: those inside the functions of this package
--- get an exception with EBADF, and so do those that begin to wait meanwhile. An exception of the action is passed on, after that.
+-- get an exception with EBADF; those that begin to wait meanwhile, or to close, go on when it has ended. An exception of the action is passed on, after that.
 -- Runs masked, as long as the action takes. If there are also waiters inside GHC's own functions, write
 -- @closeFdWith (GHC.Conc.closeFdWith close) fd@. (It is not done for you: GHC 9.0.2's was seen to throw ENOENT, it seems with the locks of
 -- its manager, which then hangs.)
---
--- Unlike GHC's: a second close of the same fd while the first is under way throws EBADF, and does not run its action.
 closeFdWith :: (Fd -> IO ()) -> Fd -> IO ()
 closeFdWith close fd = defaultManager >>= \m -> closeFdThrough m (close fd) fd
 

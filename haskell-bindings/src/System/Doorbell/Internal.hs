@@ -262,13 +262,21 @@ afterFork old = mask_ $ do
   mine <- atomicModifyIORef' theDefault $ \now -> if mBell now == mBell old then (new, True) else (now, False)
   void $ bell_destroy (mBell (if mine then old else new)) force
 
+-- | The number is being closed. The file may be gone already and the number that of a new one, which is known when that close has ended:
+-- waits a little, to try again then. Can be interrupted.
+untilClosed :: IO ()
+untilClosed = Conc.threadDelay 50
+{-# NOINLINE untilClosed #-}
+
 -- | Runs an action on the default manager; once more if the process was forked. The action gives a result below 0 for
 -- an error.
 withCurrent :: (Integral e) => (Manager -> IO (e, a)) -> IO (e, a)
 withCurrent action = do
   m <- defaultManager
   result@(e, _) <- action m
-  if e == fromIntegral e_FORKED then afterFork m >> withCurrent action else pure result
+  if e == fromIntegral e_FORKED then afterFork m >> withCurrent action
+  else if e == fromIntegral e_CLOSED then untilClosed >> withCurrent action
+  else pure result
 {-# INLINE withCurrent #-}
 
 -- | The number of the capability that runs the caller.
@@ -568,7 +576,7 @@ closeFdThrough :: Manager -> IO () -> Fd -> IO ()
 closeFdThrough m close (Fd number) = mask_ $ alloca $ \out -> do
   begun <- bell_close_begin (mBell m) (fromIntegral number) out
   if begun == e_FORKED then afterFork m >> defaultManager >>= \new -> closeFdThrough new close (Fd number)
-  else if begun == e_CLOSED then throwBell "closeFdWith" eBADF_
+  else if begun == e_CLOSED then untilClosed >> closeFdThrough m close (Fd number)
   else if begun < 0 then close   -- a number that cannot be an fd: let the action say so
   else do
     ticket <- peek out
