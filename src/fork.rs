@@ -3,6 +3,7 @@
 //! On Linux the mark is a page that the kernel wipes in a forked child (`MADV_WIPEONFORK`, Linux 4.14), elsewhere the
 //! pid is compared.
 use crate::error::{Error, Result};
+use crate::libc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 

@@ -9,7 +9,7 @@
 //! - `registry` (slabs and lists), `timers` (the heap), `target` (where news lands), `backend` (the kernel),
 //!   `fd_table`, `posts`, `waker`, `deliveries`, `followers` (the protocols between threads, each drawn at the top of
 //!   its file).
-//! - `event`, `error`: the vocabulary. `sync`: locks, atomics, futex. `heap`: memory that may be refused. `inspect`:
+//! - `event`, `error`, `fd`: the vocabulary. `sync`: locks, atomics, futex. `heap`: memory that may be refused. `inspect`:
 //!   verify and dump.
 //!
 //! Read `shard.rs`, `target/mod.rs`, `backend/mod.rs` next.
@@ -24,11 +24,18 @@ pub mod abi {
     use std::ffi::c_void;
     include!("abi.rs");
 }
+// The system: the simulator (src/tests/sim) puts its own in this place.
+#[cfg(not(doorbell_sim))]
+use ::libc;
+#[cfg(doorbell_sim)]
+use tests::sim::libc;
+
 mod backend;
 mod buckets;
 mod deliveries;
 mod error;
 mod event;
+mod fd;
 mod fd_table;
 pub mod ffi;
 mod followers;
@@ -47,6 +54,8 @@ mod waker;
 
 #[cfg(test)]
 mod tests;
+#[cfg(all(doorbell_sim, not(test)))]
+compile_error!("the simulator is there for the tests only");
 
 /// Where build.rs has put the header that it generated. For the test that compares it with the committed one.
 #[doc(hidden)]

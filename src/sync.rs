@@ -12,12 +12,20 @@ pub use std::sync::atomic::{AtomicU32, AtomicU64};
 
 #[cfg(loom)]
 pub use loom::sync::MutexGuard;
-#[cfg(all(not(loom), not(target_os = "linux")))]
+#[cfg(all(not(any(loom, doorbell_sim)), not(target_os = "linux")))]
 pub use parking_lot::MutexGuard;
-#[cfg(all(not(loom), target_os = "linux"))]
+#[cfg(all(not(any(loom, doorbell_sim)), target_os = "linux"))]
 pub use std::sync::MutexGuard;
 
+#[cfg(not(doorbell_sim))]
+pub use std::thread;
+
+// Threads of the simulator take turns, and a lock is where they do.
+#[cfg(doorbell_sim)]
+pub use crate::tests::sim::sched::{Mutex, MutexGuard, thread, wake};
+
 /// A mutual exclusion without poisoning: a panic poisons the whole manager at the C boundary instead.
+#[cfg(not(doorbell_sim))]
 pub struct Mutex<T> {
     #[cfg(loom)]
     inner: loom::sync::Mutex<T>,
@@ -31,6 +39,7 @@ pub struct Mutex<T> {
 #[cfg(all(not(loom), not(target_os = "linux")))]
 impl<T> std::panic::RefUnwindSafe for Mutex<T> {}
 
+#[cfg(not(doorbell_sim))]
 impl<T> Mutex<T> {
     pub fn new(value: T) -> Self {
         #[cfg(loom)]
@@ -183,6 +192,17 @@ pub use modelled::{WakeAddress, wake};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WakeAddress(pub usize);
 
+#[cfg(doorbell_sim)]
+impl Word {
+    pub fn sleep(&self, expected: u32, deadline_ns: i64) -> Woken {
+        crate::tests::sim::sched::sleep(
+            self.wake_address(),
+            &|| self.value.load(Ordering::SeqCst) == expected,
+            deadline_ns,
+        )
+    }
+}
+
 #[cfg(not(loom))]
 impl Word {
     pub fn wake_address(&self) -> WakeAddress {
@@ -190,7 +210,7 @@ impl Word {
     }
 }
 
-#[cfg(all(not(loom), target_os = "linux"))]
+#[cfg(all(not(any(loom, doorbell_sim)), target_os = "linux"))]
 mod futex {
     use super::*;
     use crate::event::NEVER;
@@ -238,10 +258,10 @@ mod futex {
         }
     }
 }
-#[cfg(all(not(loom), target_os = "linux"))]
+#[cfg(all(not(any(loom, doorbell_sim)), target_os = "linux"))]
 pub use futex::wake;
 
-#[cfg(all(not(loom), not(target_os = "linux")))]
+#[cfg(all(not(any(loom, doorbell_sim)), not(target_os = "linux")))]
 mod parked {
     use super::*;
     use crate::event::NEVER;
@@ -276,5 +296,5 @@ mod parked {
         unsafe { parking_lot_core::unpark_all(at.0, DEFAULT_UNPARK_TOKEN) };
     }
 }
-#[cfg(all(not(loom), not(target_os = "linux")))]
+#[cfg(all(not(any(loom, doorbell_sim)), not(target_os = "linux")))]
 pub use parked::wake;

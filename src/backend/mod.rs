@@ -37,6 +37,8 @@
 use crate::abi::*;
 use crate::error::{Error, Result};
 use crate::event::{Clock, Interest, Ready};
+use crate::fd::Fd;
+use crate::libc;
 #[cfg(target_os = "linux")]
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -155,7 +157,8 @@ pub fn features() -> u64 {
     bits
 }
 
-/// The time of a clock in nanoseconds, from 0 to `NEVER` - 1: a wall clock set before 1970 stands at 0.
+/// The time of a clock in nanoseconds, from 0 to `NEVER` - 2: a wall clock set before 1970 stands at 0, and the last
+/// deadline there is, `NEVER` - 1, does not come: a period that has arrived there would fire for ever.
 /// Async-signal-safe.
 #[allow(clippy::unnecessary_cast)] // the fields have 32 bits on some systems
 pub fn now(clock: Clock) -> Result<i64> {
@@ -163,7 +166,7 @@ pub fn now(clock: Clock) -> Result<i64> {
     // SAFETY: the kernel writes the timespec, which is alive.
     Error::check(unsafe { libc::clock_gettime(clock_id(clock)?, &mut t) })?;
     let ns = (t.tv_sec as i64).saturating_mul(1_000_000_000).saturating_add(t.tv_nsec as i64);
-    Ok(ns.clamp(0, crate::event::NEVER - 1))
+    Ok(ns.clamp(0, crate::event::NEVER - 2))
 }
 
 fn clock_id(clock: Clock) -> Result<libc::clockid_t> {
@@ -233,30 +236,6 @@ const fn carry(bits: u32, from: u32, to: u32) -> u32 {
 fn timespec(ns: i64) -> libc::timespec {
     let seconds = (ns / 1_000_000_000).min(libc::time_t::MAX as i64);
     libc::timespec { tv_sec: seconds as libc::time_t, tv_nsec: (ns % 1_000_000_000) as _ }
-}
-
-/// An fd that is closed when dropped. Not std's `OwnedFd`, which aborts the process (in builds with debug assertions)
-/// when it finds its fd closed already: `close_range` in the program around us must not end it.
-struct Fd(i32);
-
-#[cfg(target_os = "linux")]
-impl Fd {
-    /// From the result of a system call that makes an fd.
-    fn made(result: i32) -> Result<Fd> {
-        Error::check(result).map(Fd)
-    }
-    fn into_raw(self) -> i32 {
-        std::mem::ManuallyDrop::new(self).0
-    }
-}
-
-impl Drop for Fd {
-    fn drop(&mut self) {
-        if self.0 >= 0 {
-            // SAFETY: the number is ours: made by us, given to nobody.
-            unsafe { libc::close(self.0) };
-        }
-    }
 }
 
 /// One timerfd for each clock, made when first needed.

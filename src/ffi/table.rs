@@ -107,6 +107,14 @@ pub fn insert(make: impl FnOnce() -> Result<Box<Manager>>) -> Result<*mut bell_t
     }
 }
 
+#[cfg(doorbell_sim)]
+pub fn forget(bell: *mut bell_t) {
+    if let Ok((entry, _)) = entry(bell) {
+        entry.unpin_all();
+        entry.tag.store(FREE, Release);
+    }
+}
+
 pub fn remove(bell: *mut bell_t, force: bool) -> Result<()> {
     with_pin(bell, |m| m.begin_destroy(force))?;
     let (entry, tag) = entry(bell)?;
@@ -119,7 +127,7 @@ pub fn remove(bell: *mut bell_t, force: bool) -> Result<()> {
         if !m.is_sound() {
             m.alarm();
         }
-        std::thread::yield_now();
+        crate::sync::thread::yield_now();
     }
     let manager = entry.manager.swap(ptr::null_mut(), AcqRel);
     // SAFETY: made by `Box::into_raw` in `insert`; the tag was ours to take, so nobody else frees it.

@@ -3,6 +3,7 @@ use super::Manager;
 use crate::abi::{BELL_SHARD_ANY, bell_counters};
 use crate::error::{Error, Result};
 use crate::inspect::{self, Report};
+use crate::libc;
 use crate::state::zero_counters;
 
 impl Manager {

@@ -5,6 +5,7 @@
 use super::Manager;
 use crate::error::{Error, Result};
 use crate::heap;
+use crate::libc;
 use std::ffi::c_void;
 use std::io::Write;
 use std::mem::MaybeUninit;

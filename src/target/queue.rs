@@ -22,10 +22,11 @@ use super::{Batch, News, Notification, Target, slot};
 use crate::abi::bell_event;
 use crate::error::{Error, Result};
 use crate::event::{Handle, Ready};
+use crate::fd::Fd;
 use crate::inspect::Report;
+use crate::libc;
 use crate::sync::{Mutex, MutexGuard, Word};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
 
 pub struct Queue {
     pub handle: Handle,
@@ -40,7 +41,7 @@ pub struct Inner {
     /// FUTEX, WAKE_FD, MVAR or None.
     doorbell: Target,
     /// An eventfd for `bell_queue_fd`, made at the first call.
-    fd: Option<OwnedFd>,
+    fd: Option<Fd>,
     led: bool,
     destroyed: bool,
 }
@@ -108,7 +109,7 @@ impl Queue {
                 if let Some(fd) = &inner.fd {
                     let one = 1u64;
                     // SAFETY: our eventfd. Under the lock, so that it agrees with the list; it never blocks.
-                    unsafe { libc::write(fd.as_raw_fd(), (&raw const one).cast(), 8) };
+                    unsafe { libc::write(fd.0, (&raw const one).cast(), 8) };
                 }
             }
         }
@@ -159,7 +160,7 @@ impl Queue {
         if let Some(fd) = &inner.fd {
             let mut count = 0u64;
             // SAFETY: our eventfd, non-blocking; eight bytes of ours.
-            unsafe { libc::read(fd.as_raw_fd(), (&raw mut count).cast(), 8) };
+            unsafe { libc::read(fd.0, (&raw mut count).cast(), 8) };
         }
     }
 
@@ -186,7 +187,7 @@ impl Queue {
         if inner.fd.is_none() {
             inner.fd = Some(event_fd(!inner.list.is_empty())?);
         }
-        Ok(inner.fd.as_ref().map_or(-1, |fd| fd.as_raw_fd()))
+        Ok(inner.fd.as_ref().map_or(-1, |fd| fd.0))
     }
 
     /// Tells sleepers CANCELLED, and returns the doorbell, which is nobody's now.
@@ -240,15 +241,11 @@ fn take_doorbell(doorbell: &mut Target) -> Option<Notification> {
 }
 
 #[cfg(target_os = "linux")]
-fn event_fd(full: bool) -> Result<OwnedFd> {
-    use std::os::fd::FromRawFd;
-    // SAFETY: a new fd, owned from here on.
-    unsafe {
-        let fd = libc::eventfd(full as u32, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
-        Ok(OwnedFd::from_raw_fd(Error::check(fd)?))
-    }
+fn event_fd(full: bool) -> Result<Fd> {
+    // SAFETY: no pointers.
+    Fd::made(unsafe { libc::eventfd(full as u32, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
 }
 #[cfg(not(target_os = "linux"))]
-fn event_fd(_full: bool) -> Result<OwnedFd> {
+fn event_fd(_full: bool) -> Result<Fd> {
     Err(Error::UNSUPPORTED)
 }

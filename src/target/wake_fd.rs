@@ -1,5 +1,6 @@
 //! Target WAKE_FD: a write to an eventfd, pipe or socket of the caller's.
 use crate::error::{Error, Result};
+use crate::libc;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct WakeFd {
