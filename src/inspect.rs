@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::event::{Clock, NEVER};
 use crate::fd_table::{FdTable, Owner};
 use crate::heap::Text;
+use crate::libc;
 use crate::registry::*;
 use crate::shard::Shard;
 use crate::state::State;
@@ -91,7 +92,7 @@ pub fn verify(shard: &Shard, st: &mut State, fds: &FdTable, report: &mut Report)
     Ok(())
 }
 
-/// What the list wants must be what the kernel was asked for; more interest than wanted is allowed for edges.
+/// What the list wants must be what the kernel was asked for; more interest than wanted is allowed.
 fn check_wanted(st: &State, head: u32, report: &mut Report) {
     let fd = &st.reg.fds.at(head).value;
     if fd.is(EXCLUSIVE) {
@@ -100,7 +101,8 @@ fn check_wanted(st: &State, head: u32, report: &mut Report) {
     let (interest, edge) = st.reg.wanted(head);
     let good = match fd.kernel {
         Kernel::Absent | Kernel::Disarmed => interest.is_empty(),
-        Kernel::Oneshot => !edge && interest == fd.asked,
+        // One that is told by a look and not by the kernel leaves its interest there until the next event.
+        Kernel::Oneshot => !edge && interest.0 & !fd.asked.0 == 0,
         Kernel::Edge => edge && interest.0 & !fd.asked.0 == 0,
     };
     if !good {
@@ -126,7 +128,8 @@ fn watched(st: &State, fds: &FdTable, shard: &Shard, fd: i32) -> Option<u32> {
 
 /// A silent entry keeps the cookie of whoever was first when it was told: arming replaces it.
 fn is_entry_of(st: &State, index: u32, entry: &Registered) -> bool {
-    entry.cookie == st.reg.fd_handle(index).0 || st.reg.fds.at(index).value.kernel == Kernel::Disarmed
+    entry.cookie == st.reg.fd_handle(index).0
+        || st.reg.fds.at(index).value.kernel == Kernel::Disarmed && entry.interest.is_empty()
 }
 
 fn compare(entry: &Registered, fd: &Fd, report: &mut Report) {

@@ -18,6 +18,7 @@ use crate::fd_table::FdTable;
 use crate::followers::Followers;
 use crate::fork::Mark;
 use crate::heap::Counted;
+use crate::libc;
 use crate::posts::Posts;
 use crate::registry::{ALWAYS, ARMED, CLOSED, Kernel};
 use crate::state::{AWAKE, Driver, Env, GHOST_EVENTS, Out, Role, Sink, State};
@@ -201,8 +202,7 @@ impl Shard {
     pub fn turn(&self, all: &Shared, driver: &mut Driver, mut sink: Option<&mut Sink>, until: i64) -> Result<Turned> {
         let mut st = self.lock();
         let by_poll = sink.as_ref().is_some_and(|s| s.is_for_poll());
-        let leftover =
-            by_poll && (st.user_woken || !st.reg.poll.is_empty() && sink.as_ref().is_some_and(|s| !s.is_full()));
+        let leftover = by_poll && (st.user_woken || !st.reg.poll.is_empty());
         let timeout = self.plan(&mut st, if leftover { 0 } else { until })?;
         st.counters.kernel_waits += 1;
         drop(st);
@@ -213,7 +213,7 @@ impl Shard {
         st.user_woken |= wakes.user;
         let user_wake = by_poll && std::mem::take(&mut st.user_woken);
         if let Err(e) = waited {
-            if st.nested {
+            if st.nested && by_poll {
                 self.stay_truthful(&mut st)?;
             }
             // A signal and a wake at once: the wake is told, and ends the call as the signal would (polling#265).
@@ -284,7 +284,8 @@ impl Shard {
             self.rebuild(&mut st, env, out!());
         }
         let mut set = self.set_alarms(&mut st);
-        if st.nested {
+        // A waiter goes on driving, and does this when it leaves: ringing for itself it would never sleep.
+        if st.nested && by_poll {
             set = set.and(self.stay_truthful(&mut st));
         }
         let delivered = st.counters.events != delivered_before;
@@ -323,7 +324,9 @@ impl Shard {
             // Not freshened: an alarm for a deadline that has moved later costs one empty turn, and moving it no
             // system call.
             let next = st.timers[c].peek();
-            if next != st.alarms[c] {
+            // A wall clock that was set back after its alarm rang: the alarm is spent, and its deadline lies ahead again.
+            let again = clock == Clock::Real && next != NEVER;
+            if again || next != st.alarms[c] {
                 self.backend.set_alarm(clock, next)?;
                 st.alarms[c] = next;
             }
@@ -449,9 +452,15 @@ impl Shard {
         loop {
             let until = if sink.n > 0 { 0 } else { until };
             let turned = self.turn(all, driver, Some(sink), until)?;
-            if turned.delivered || turned.user_wake || until == 0 || sink.n > 0 || self.lock().closing {
+            if turned.delivered || turned.user_wake || until == 0 || sink.n > 0 {
                 return Ok(());
             }
+            let st = self.lock();
+            // News without room for any: sleeping beside it would be wrong, and trying again a busy loop.
+            if st.closing || sink.is_full() && !st.reg.poll.is_empty() {
+                return Ok(());
+            }
+            drop(st);
             if until != NEVER && backend::now(Clock::Monotonic)? >= until {
                 return Ok(());
             }
@@ -553,6 +562,10 @@ impl Shard {
         };
         st.counters.waiters -= 1;
         st.inside -= 1;
+        if st.nested && st.driver.is_some() {
+            // That the pollable fd cannot be rung is told by bell_wake.
+            let _ = self.stay_truthful(&mut st);
+        }
         self.hand_over(st);
         result
     }

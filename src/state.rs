@@ -226,9 +226,16 @@ impl State {
                         return self.later(number, false);
                     }
                     if armed {
+                        // An EDGE one too: the kernel does not watch it until it is armed again.
+                        self.reg.fds.at_mut(at).value.set(ARMED, false);
                         self.fire_fd(env, at, Ready::ERR, e.code(), out);
                     }
                     at = next;
+                }
+                // Nobody is armed now: what the kernel still has, under an old cookie perhaps, it shall give up.
+                let head = env.fds.head(number);
+                if head != NIL {
+                    let _ = self.sync_kernel(env, head, false);
                 }
             }
         }
@@ -573,7 +580,7 @@ impl State {
         count_lateness(&mut self.counters, now - fd.deadline);
         fd.deadline = NEVER;
         let (number, interest, one_shot) = (fd.fd, fd.interest, fd.mode == Mode::Oneshot);
-        if !fd.is(ARMED) {
+        if !fd.is(ARMED) && fd.mode != Mode::Edge {
             return;
         }
         // Readiness wins a tie. If the kernel had more to report than fitted, this fd may be among the rest.
@@ -730,6 +737,9 @@ impl State {
 
     /// The next turn delivers.
     pub fn tell_always(&mut self, index: u32) {
+        if !self.reg.fds.at(index).value.interest.has(Interest::READ | Interest::WRITE) {
+            return; // it never has urgent data or a peer
+        }
         let handle = self.reg.fd_handle(index);
         let fd = &mut self.reg.fds.at_mut(index).value;
         if !fd.is(QUEUED) {
@@ -900,7 +910,7 @@ impl State {
             Some(Kind::Timeout) => {
                 let index = self.reg.timeouts.find(handle).ok_or(Error::STALE)?;
                 let timeout = &self.reg.timeouts.at(index).value;
-                let armed = timeout.pos != UNARMED || timeout.target.is_unfilled_mvar();
+                let armed = timeout.target.is_unspent() || timeout.pos != UNARMED && !timeout.target.is_spent();
                 self.end_slot(&self.reg.timeouts.at(index).value.target, out);
                 self.rouse |= self.role == Role::Waiter && self.driver.is_none();
                 let unseen = self.free_timeout(index);
@@ -922,7 +932,8 @@ impl State {
     fn unregister_fd(&mut self, env: Env, handle: Handle, out: &mut Out) -> Result<i32> {
         let index = self.reg.fds.find(handle).ok_or(Error::STALE)?;
         let fd = &self.reg.fds.at(index).value;
-        let live = fd.is(ARMED) || (fd.mode != Mode::Oneshot && !fd.is(CLOSED)) || fd.target.is_unfilled_mvar();
+        let armed = fd.is(ARMED) || (fd.mode != Mode::Oneshot && !fd.is(CLOSED));
+        let live = fd.target.is_unspent() || armed && !fd.target.is_spent();
         self.end_slot(&self.reg.fds.at(index).value.target, out);
         self.rouse |= self.role == Role::Waiter && self.driver.is_none();
         let unseen = self.free_fd(env, index, out);

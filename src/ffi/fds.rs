@@ -169,7 +169,8 @@ pub unsafe extern "C" fn bell_retarget(bell: *mut bell_t, handle: bell_handle, t
 /// and never will be; it is yours; or `BELL_FIRED`: it was delivered, is being delivered just now, or was not armed. An
 /// armed one-shot answers exactly one of the two. EDGE, LEVEL, periodic ones and user events are armed as long as
 /// they live, and answer `BELL_CANCELLED`; so do those whose news lay undrained in a queue (or waited for
-/// `bell_poll`): nobody has seen it, and nobody will. Before you free a word or close a wake fd, pass `BELL_SYNC`: it
+/// `bell_poll`): nobody has seen it, and nobody will. A StablePtr that was not delivered is yours again, armed or not:
+/// `BELL_CANCELLED`. Before you free a word or close a wake fd, pass `BELL_SYNC`: it
 /// returns only when no thread of ours can touch the target any more (a bounded wait for a system call that does not
 /// block; you may hold any lock of yours). Sleepers on its slot wake with `BELL_E_CANCELLED`. [N], with `BELL_SYNC`
 /// [B] shortly; any thread.

@@ -5,6 +5,7 @@ use crate::backend::{Backend, Trigger};
 use crate::error::{Error, Result};
 use crate::event::{Handle, Interest, Kind, Mode, NEVER};
 use crate::fd_table::{Acquired, Owner};
+use crate::libc;
 use crate::registry::*;
 use crate::shard::{Guard, Shard};
 use crate::state::{Env, Out, State};
@@ -83,14 +84,17 @@ impl Manager {
         loop {
             st.reg.attach(env.fds, index, head);
             let Err(mut e) = st.sync_kernel(env, if head == NIL { index } else { head }, true) else { break };
-            if e == Error::PERM && always_ready {
+            // A file that cannot be watched, under a number that is watched: another file, as below.
+            let reused = head != NIL && st.reg.fds.at(head).value.kernel != Kernel::Absent;
+            if e == Error::PERM && always_ready && !reused {
                 match st.make_always(index) {
                     Ok(()) => break,
                     Err(short) => e = short,
                 }
             }
             st.reg.detach(env.fds, index);
-            if e != Error::NOENT || head == NIL {
+            let another_file = e == Error::NOENT || e == Error::PERM && always_ready;
+            if !another_file || head == NIL {
                 drop_entry(&mut st, index);
                 return (st, Err(e));
             }
@@ -222,8 +226,8 @@ impl Manager {
                 let fd = &st.reg.fds.at(index).value;
                 check_spec(&target, fd.mode)?;
                 let (user_data, after) = (fd.user_data, fd.after());
-                let live = (fd.is(ARMED) || fd.mode != Mode::Oneshot) && !matches!(fd.target, Target::None)
-                    || fd.target.is_unfilled_mvar();
+                let armed = (fd.is(ARMED) || fd.mode != Mode::Oneshot) && !matches!(fd.target, Target::None);
+                let live = armed || fd.target.is_unspent();
                 let new = st.reg.bind(target, handle, user_data, after)?;
                 let old = std::mem::replace(&mut st.reg.fds.at_mut(index).value.target, new);
                 let left = st.unbind(old, out);
@@ -237,7 +241,7 @@ impl Manager {
                 }
                 let timeout = &st.reg.timeouts.at(index).value;
                 let (user_data, after) = (timeout.user_data, timeout.after());
-                let armed = timeout.pos != UNARMED || timeout.target.is_unfilled_mvar();
+                let armed = timeout.target.is_unspent() || timeout.pos != UNARMED && !timeout.target.is_spent();
                 let new = st.reg.bind(target, handle, user_data, after)?;
                 let old = std::mem::replace(&mut st.reg.timeouts.at_mut(index).value.target, new);
                 let left = st.unbind(old, out);

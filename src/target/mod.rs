@@ -67,9 +67,13 @@ pub enum Target {
 }
 
 impl Target {
-    /// Whose StablePtr is the caller's again when the target goes, armed or not.
-    pub fn is_unfilled_mvar(&self) -> bool {
+    /// A StablePtr that was not delivered, armed or not: whoever takes the target away owns it again.
+    pub fn is_unspent(&self) -> bool {
         matches!(self, Target::Mvar(_))
+    }
+    /// An MVAR that was delivered: it is nobody's, though the registration may be armed.
+    pub fn is_spent(&self) -> bool {
+        matches!(self, Target::None)
     }
 }
 
