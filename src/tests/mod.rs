@@ -1,12 +1,15 @@
 //! Mirrors src: one file for each module that has something to ask alone. The whole is asked through the C interface,
 //! in c-tests. The files `loom_*` ask loom, which runs a model in every order of its threads' steps; `--cfg loom`
 //! switches `sync` to it.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, doorbell_sim)))]
 mod backend;
 mod kqueue_set;
 #[cfg(not(loom))]
 mod registry;
 mod timers;
+
+#[cfg(doorbell_sim)]
+pub mod sim;
 
 #[cfg(loom)]
 mod loom_cancel;
