@@ -12,7 +12,7 @@ FOR_POLL := --target-dir $(TARGET)/poll
 
 # In the order of what they cost, so that a failure shows early.
 STAGES := lint abi abi-selftest unit-epoll unit-poll c-tests-epoll c-tests-poll fuzz release-c-tests docs man-check \
-  installcheck doorbell-check check-targets examples counters haskell tsan loom
+  installcheck doorbell-check check-targets examples counters haskell tsan loom prove-quick
 
 .PHONY: help
 help: ## this list
@@ -199,3 +199,35 @@ haskell: lib ## the Haskell package and its suites: both runtimes, -N1 and -N2, 
 	@if ghc-pkg latest hspec >/dev/null 2>&1 && ghc-pkg latest network >/dev/null 2>&1; then \
 	  $(MAKE) --no-print-directory -C haskell-bindings test LIB=$(abspath $(BUILD)); \
 	else echo "skipped: no GHC with hspec and network"; fi
+
+# The simulator: the library over a simulated kernel (src/tests/sim). Two builds: epoll, and poll(2) with generations of
+# two bits, so that handles wrap. Overflow checks and assertions stay on.
+SIM_PROFILE := CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+  CARGO_PROFILE_RELEASE_DEBUG=line-tables-only CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true
+SIM := $(SIM_PROFILE) COMMIT=$(shell git rev-parse --short HEAD 2>/dev/null) RUSTFLAGS='--cfg doorbell_sim' \
+  $(CARGO) test -q --release --lib --target-dir $(TARGET)/sim
+SIM_POLL := $(SIM_PROFILE) COMMIT=$(shell git rev-parse --short HEAD 2>/dev/null) \
+  RUSTFLAGS='--cfg doorbell_sim --cfg doorbell_backend="poll" --cfg doorbell_small_generations' \
+  $(CARGO) test -q --release --lib --target-dir $(TARGET)/sim-poll
+# What the user gives: make sim STEPS=1000000000 JOBS=2, make sim SEED=n
+export STEPS SEED JOBS
+
+.PHONY: sim sim-poll sim-seeds prove mutants
+sim: ## the simulator: STEPS=n (a million) JOBS=n (1) from seed SEED=n on; SEED=n alone replays that seed
+	@$(SIM) sim_random_steps -- --nocapture
+
+sim-poll: ## the same over poll(2), with generations of two bits
+	@$(SIM_POLL) sim_random_steps -- --nocapture
+
+sim-seeds: ## every seed that ever failed, on both
+	@$(SIM) sim_seeds
+	@$(SIM_POLL) sim_seeds
+
+mutants: ## is each rule watched? applies proof/mutants/*.patch one by one (about a minute each)
+	@CARGO="$(CARGO)" TARGET="$(abspath $(TARGET))" proof/mutants.sh
+
+prove-quick: ## ten million simulated steps and every seed that failed; its last line counts
+	@MAKE="$(MAKE)" proof/prove.sh quick
+
+prove: ## all proofs: a thousand million steps, models, faults, the museum, mutants (hours)
+	@MAKE="$(MAKE)" proof/prove.sh all
