@@ -1,6 +1,7 @@
 //! The surface of the simulated kernel: what the library calls instead of libc's functions. Everything else is libc's.
 //! Each call is a point where threads may switch, and where a fault may be drawn.
-#![allow(clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
+// Each backend calls a part of it.
+#![allow(dead_code, clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
 use super::kernel::{Answer, Fault, HUP, IN, OURS, OUT, Object, PRI, RDHUP, USERS, World};
 use super::sched::{End, kernel_sleep, switch, violation, with};
 use crate::event::NEVER;

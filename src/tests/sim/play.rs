@@ -289,14 +289,19 @@ impl Player {
             if self.alone() && one_shot && n > most && !closed && !r.wild && r.order != 0 {
                 violation(format!("{:?} {:#x}: told {n} times, armed {} times", r.what, r.handle, r.credits));
             }
-            let tick = with(|w| w.tick);
+            let (tick, now) = with(|w| (w.tick, w.read_clock(0)));
             let r = self.reg(i);
+            let plain = r.what == What::Timeout && r.period == 0 && r.clock == 0 && r.order != 0;
+            if plain && r.deadline != NEVER && now < r.deadline {
+                violation(format!("{:?} {:#x}: told at {now}, due at {}", r.what, r.handle, r.deadline));
+            }
             r.mark = count;
             r.seen = true;
             r.at_arm = 0;
             r.told = tick;
             r.undelivered_posts = false;
             if r.what == What::Timeout && r.period > 0 && r.deadline != NEVER {
+                r.lapsed = true; // a word does not tell how many
                 let now = with(|w| w.true_clock(r.clock));
                 let missed = now.saturating_sub(r.deadline).max(0) / r.period + 1;
                 r.deadline = r.deadline.saturating_add(r.period.saturating_mul(missed)).min(NEVER - 1);
@@ -1602,7 +1607,9 @@ fn rearm(rng: &mut Rng) {
         }
         r.seen = false;
         r.order = 0;
-        r.lapsed |= r.deadline <= with(|w| w.true_clock(r.clock));
+        let now = with(|w| w.true_clock(r.clock));
+        r.vague |= what == What::Fd && (r.lapsed || r.deadline <= now || deadline <= now);
+        r.lapsed |= r.deadline <= now;
         r.deadline = deadline;
         if what == What::Timeout && deadline == NEVER {
             (r.credits, r.sure) = (r.credits - 1, false);
@@ -1757,7 +1764,9 @@ fn update(rng: &mut Rng) {
     me.orders += 1;
     let order = me.orders;
     let reg = me.reg(i);
-    reg.lapsed |= reg.deadline <= with(|w| w.true_clock(reg.clock));
+    let now = with(|w| w.true_clock(reg.clock));
+    reg.vague |= reg.what == What::Fd && (reg.lapsed || reg.deadline <= now || deadline <= now);
+    reg.lapsed |= reg.deadline <= now;
     if r == 0 {
         if reg.what == What::Timeout && deadline == NEVER {
             reg.sure = false;
@@ -1786,7 +1795,7 @@ fn get(rng: &mut Rng) {
     let (r, _) = api(|| format!("bell_timeout_get({handle:#x})"), |b| unsafe { bell_timeout_get(b, handle, &mut at) });
     if p().alone() && r == 0 {
         let reg = p().reg(i);
-        let known = !reg.wild && !reg.is_listed() && reg.period == 0 && !p().is_told(p().reg(i));
+        let known = !reg.wild && !reg.vague && !reg.is_listed() && reg.period == 0 && !p().is_told(p().reg(i));
         let reg = p().reg(i);
         if known && at != reg.deadline && reg.sure {
             violation(format!("bell_timeout_get({handle:#x}): {at}, expected {}", reg.deadline));
