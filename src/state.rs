@@ -391,6 +391,7 @@ impl State {
             self.cancel_deadline(index);
         }
         if release {
+            self.end_slot(&self.reg.fds.at(index).value.target, out); // who waits on the other word
             self.free_fd(env, index, out);
         }
     }
@@ -571,6 +572,7 @@ impl State {
             let _ = self.timers[clock as usize].insert(&mut self.reg, id);
         }
         if release {
+            self.end_slot(&self.reg.timeouts.at(id).value.target, out); // who waits on the other word
             self.free_timeout(id);
         }
     }
