@@ -285,7 +285,7 @@ impl Player {
             let (one_shot, auto, closed, life, fd) = (r.is_one_shot(), r.auto, r.closed, r.life, r.fd);
             let both_words = matches!(r.aim, Aim::Slot(_));
             // One delivery may touch both words; a close, or the end of a slot, is one more.
-            let most = (r.credits as u64) * (1 + both_words as u64);
+            let most = (r.credits as u64) * (1 + both_words as u64) + 2 * (auto && both_words) as u64;
             if self.alone() && one_shot && n > most && !closed && !r.wild && r.order != 0 {
                 violation(format!("{:?} {:#x}: told {n} times, armed {} times", r.what, r.handle, r.credits));
             }
@@ -1051,6 +1051,10 @@ fn act(op: Op, rng: &mut Rng) {
             doing(op, fd, rng);
         }
         Op::LetGo => {
+            // After a fork the parent's sets are watched, and its files shall stay.
+            if p().forks > 0 {
+                return;
+            }
             if let Some(file) = p().held.pop() {
                 with(|w| w.let_go(file));
             }
