@@ -391,7 +391,7 @@ impl State {
             self.cancel_deadline(index);
         }
         if release {
-            self.end_slot(&self.reg.fds.at(index).value.target, out); // who waits on the other word
+            self.rouse_slot(&self.reg.fds.at(index).value.target, out);
             self.free_fd(env, index, out);
         }
     }
@@ -572,7 +572,7 @@ impl State {
             let _ = self.timers[clock as usize].insert(&mut self.reg, id);
         }
         if release {
-            self.end_slot(&self.reg.timeouts.at(id).value.target, out); // who waits on the other word
+            self.rouse_slot(&self.reg.timeouts.at(id).value.target, out);
             self.free_timeout(id);
         }
     }
@@ -948,6 +948,19 @@ impl State {
         // Who waits for it may be the one that drives, and sleeps in the kernel.
         self.rouse |= matches!(old, Target::Slot { .. }) && self.role == Role::Waiter && self.driver.is_none();
         self.reg.unbind(old)
+    }
+
+    /// Sleepers on a slot that was told, and goes with its registration: who waits on the other word shall find out. The
+    /// news stays as it is, for who looks at the words.
+    fn rouse_slot(&self, target: &Target, out: &mut Out) {
+        if let Target::Slot { slot } = target {
+            let slot = self.reg.slots.get(*slot);
+            for word in [&slot.rd, &slot.wr] {
+                if slot::nudge_sleeper(word) {
+                    out.batch.push(Notification::Wake(word.wake_address()));
+                }
+            }
+        }
     }
 
     /// Sleepers on a slot that ends are told.

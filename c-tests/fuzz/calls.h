@@ -357,7 +357,9 @@ static void do_retarget(void)
         sure = t->kind == FD ? t->mode != BELL_ONESHOT : !t->to.spent;
     if (t->kind == USER)
         t->armed = !t->to.spent;
-    if (!is_exact(t) || (!sure && t->armed == MAYBE) || (t->kind == TIMEOUT && t->period && !sure))
+    if (t->to.kind == BELL_TARGET_MVAR && is_exact(t)) /* armed or not: whose StablePtr is it? */
+        MUST("bell_retarget", r, t->to.spent ? BELL_FIRED : BELL_CANCELLED);
+    else if (!is_exact(t) || (!sure && t->armed == MAYBE) || (t->kind == TIMEOUT && t->period && !sure))
         MUST("bell_retarget", r, BELL_CANCELLED, BELL_FIRED);
     else
         MUST("bell_retarget", r, sure || t->armed == YES ? BELL_CANCELLED : BELL_FIRED);
@@ -379,6 +381,10 @@ static void check_answer(thing *t, int32_t r, uint32_t flags)
         either |= !cancelled && is_listed(&t->to);
     } else
         either |= t->armed == MAYBE;
+    if (t->to.kind == BELL_TARGET_MVAR && is_exact(t)) {
+        either = 0; /* armed or not: whose StablePtr is it? */
+        cancelled = !t->to.spent;
+    }
     cover("bell_unregister", r, (uint32_t)t->kind << 8 | t->mode | (uint32_t)t->closed << 4 | flags << 5, t->to.kind);
     if (either)
         MUST("bell_unregister", r, BELL_CANCELLED, BELL_FIRED);
@@ -395,7 +401,8 @@ static void check_answer(thing *t, int32_t r, uint32_t flags)
             n = load(&puts_of[t->to.at]);
         else
             shown = 0;
-        if (shown && r == BELL_CANCELLED && n + 1 > t->arms)
+        /* An MVAR is given back unfilled, armed or not. */
+        if (shown && r == BELL_CANCELLED && n + 1 > (t->to.kind == BELL_TARGET_MVAR ? 1 : t->arms))
             fail("h%d: armed %u times, told %" PRIu64 " times, yet cancelled", index_of(t), t->arms, n);
         if (shown && r == BELL_FIRED && t->arms == 1 && n != 1)
             fail("h%d: fired, but told %" PRIu64 " times", index_of(t), n);
@@ -403,11 +410,6 @@ static void check_answer(thing *t, int32_t r, uint32_t flags)
             mvar_given[t->to.at] = 2;
     }
     t->live = 0;
-    /* One that was never armed answers FIRED, though the StablePtr was not consumed. */
-    if (t->to.kind == BELL_TARGET_MVAR && !loose && r == BELL_FIRED && !t->to.spent) {
-        mvar_given[t->to.at] = 2;
-        t->to.spent = 1;
-    }
     let_go(&t->to, !loose || flags & BELL_SYNC);
 }
 

@@ -37,6 +37,12 @@ pub fn nudge(word: &Word) -> bool {
     publish(word, Ready::NONE)
 }
 
+/// As `nudge`, and a word on which nobody sleeps stays as it is. Under the lock under which sleepers announce themselves.
+#[must_use]
+pub fn nudge_sleeper(word: &Word) -> bool {
+    word.load(Relaxed) & BELL_WAITER != 0 && nudge(word)
+}
+
 /// The word serves a new owner: only the count of deliveries goes on, so that a late sleeper of the old owner sees a
 /// change. Nobody may be asleep on it: the old owner's end has woken them.
 pub fn reset(word: &Word) {
