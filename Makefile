@@ -212,7 +212,7 @@ SIM_POLL := $(SIM_PROFILE) COMMIT=$(shell git rev-parse --short HEAD 2>/dev/null
 # What the user gives: make sim STEPS=1000000000 JOBS=2, make sim SEED=n
 export STEPS SEED JOBS
 
-.PHONY: sim sim-poll sim-seeds prove mutants
+.PHONY: sim sim-poll sim-seeds prove mutants museum faults
 sim: ## the simulator: STEPS=n (a million) JOBS=n (1) from seed SEED=n on; SEED=n alone replays that seed
 	@$(SIM) sim_random_steps -- --nocapture
 
@@ -225,6 +225,11 @@ sim-seeds: ## every seed that ever failed, on both
 
 mutants: ## is each rule watched? applies proof/mutants/*.patch one by one (about a minute each)
 	@CARGO="$(CARGO)" TARGET="$(abspath $(TARGET))" proof/mutants.sh
+
+museum: lib ## real bugs of other libraries: the C programs of c-tests/MUSEUM.md, counted
+	@$(MAKE) --no-print-directory -C c-tests SO=$(abspath $(BUILD))/libdoorbell.so museum
+faults: lib ## every system call and allocation fails in turn, counted
+	@$(MAKE) --no-print-directory -C c-tests SO=$(abspath $(BUILD))/libdoorbell.so faults
 
 prove-quick: ## ten million simulated steps and every seed that failed; its last line counts
 	@MAKE="$(MAKE)" proof/prove.sh quick
