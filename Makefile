@@ -154,7 +154,7 @@ man-check: lib man ## is there a manual page for each function, and are they wel
 soak: lib ## ten minutes (SECONDS=) at the fd limit, with forks and signals: is all flat, is nothing lost?
 	@$(MAKE) --no-print-directory -C c-tests SO=$(abspath $(BUILD))/libdoorbell.so soak
 
-storm: lib ## ten million synchronous unregistrations, the word unmapped at once after each four
+storm: lib ## ten million synchronous unregistrations (ten minutes), the word unmapped at once after each four
 	@$(MAKE) --no-print-directory -C c-tests SO=$(abspath $(BUILD))/libdoorbell.so storm
 
 counters: lib ## instructions, system calls and bytes that must not grow (bench/counters.py)
