@@ -23,7 +23,7 @@ import qualified System.Doorbell.Internal as I
 import System.Doorbell.Internal.Raw (Counted (..), counter)
 import System.Environment (getArgs)
 import System.Exit (ExitCode (..))
-import System.IO (hClose, openTempFile)
+import System.IO (BufferMode (..), hClose, hSetBuffering, openTempFile, stdout)
 import System.Posix.IO
 import System.Posix.Process (exitImmediately, forkProcess, getProcessStatus, ProcessStatus (..))
 import System.Posix.Types (Fd)
@@ -50,7 +50,13 @@ ours = Api D.threadWaitRead D.threadWaitWrite D.threadWaitReadSTM D.threadWaitWr
          D.closeFdWith D.timeout
 
 main :: IO ()
-main = getArgs >>= \args -> if args == [exitWhilePutting] then exitPutting else hspec $ do
+main = getArgs >>= \args -> if args == [exitWhilePutting] then exitPutting else do
+  -- So that a crash does not take along what was said before it.
+  hSetBuffering stdout LineBuffering
+  hspec suite
+
+suite :: Spec
+suite = do
   describe "Doorbell" $ do
     contract ours
     killing
