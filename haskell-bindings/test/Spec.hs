@@ -331,9 +331,9 @@ managers = do
     (after - before) `shouldSatisfy` (>= 530000000)
     updateTimeout m k 1000 `shouldReturn` False
     unregisterTimeout m k `shouldReturn` Fired
-    k2 <- registerTimeout m (ToMVar v) 30000
+    k2 <- registerTimeout m (ToMVar v) 300000
     unregisterTimeout m k2 `shouldReturn` Cancelled
-    ms 50
+    ms 350
     tryTakeMVar v `shouldReturn` Nothing
     t <- newTVarIO Nothing
     _ <- registerTimeout m (ToTVar t) 0
