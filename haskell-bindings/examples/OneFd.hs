@@ -8,6 +8,7 @@ import System.Doorbell.Conc (threadDelay)
 import System.Doorbell.Fd
 import System.Posix.IO
 import System.Posix.Types (Fd)
+import Text (readText)
 
 -- | Wait only after EAGAIN, and try again after each wait.
 readSome :: Watched -> IO String
@@ -15,7 +16,7 @@ readSome w = tryRead (watchedFd w) >>= maybe (waitRead w >> readSome w) pure
 
 -- | Nothing: it would block.
 tryRead :: Fd -> IO (Maybe String)
-tryRead fd = either again (Just . fst) <$> try (fdRead fd 100)
+tryRead fd = either again Just <$> try (readText fd 100)
   where
     again :: IOException -> Maybe String
     again _ = Nothing

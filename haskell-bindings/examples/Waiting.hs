@@ -6,7 +6,8 @@ import Control.Concurrent.STM hiding (registerDelay)
 import Control.Monad (unless)
 import Data.Maybe (isNothing)
 import System.Doorbell.Conc
-import System.Posix.IO (closeFd, createPipe, fdRead, fdWrite)
+import System.Posix.IO (closeFd, createPipe, fdWrite)
+import Text (readText)
 
 example :: IO ()
 example = do
@@ -18,7 +19,7 @@ example = do
   -- Now something does.
   _ <- forkIO (threadDelay 1000 >> fdWrite w "hello" >> pure ())
   threadWaitRead r
-  (text, _) <- fdRead r 100
+  text <- readText r 100
   unless (text == "hello") $ fail text
 
   -- Whichever comes first: data, or half a second.

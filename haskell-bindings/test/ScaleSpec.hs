@@ -29,7 +29,7 @@ scale :: Int -> Spec
 scale slower = describe "at scale" $ do
   it "100000 waits are killed at any point: nothing is left, no wake-up is lost" $ withPipe $ \(r, w) -> do
     m <- defaultManager
-    _ <- fdWrite w "x" >> soon (D.threadWaitRead r) >> fdRead r 1
+    _ <- fdWrite w "x" >> soon (D.threadWaitRead r) >> readFd r 1
     before <- counter (I.mBell m) Fds
     forM_ (zip3 [1 .. 100000 `div` slower] (draws 6) (drop 3 (draws 5))) $ \(_ :: Int, yields, event) -> do
       (t, v) <- spawn (D.threadWaitRead r)
@@ -37,7 +37,7 @@ scale slower = describe "at scale" $ do
       when (event == 0) $ void (fdWrite w "x")
       killThread t
       _ <- soon (takeMVar v)
-      when (event == 0) $ soon (D.threadWaitRead r) >> void (fdRead r 1)
+      when (event == 0) $ soon (D.threadWaitRead r) >> void (readFd r 1)
     counter (I.mBell m) Fds `shouldReturn` before
   it "100000 waits of a watched fd are killed at any point" $ withPair $ \(a, b) -> W.withWatched a $ \x ->
     forM_ (zip3 [1 .. 100000 `div` slower] (draws 6) (drop 3 (draws 5))) $ \(_ :: Int, yields, event) -> do
@@ -71,7 +71,7 @@ scale slower = describe "at scale" $ do
       got <- soon (atomically (foldr (\(i, (stm, _)) rest -> (i <$ stm) `orElse` rest) retry (zip [0 :: Int ..] waits)))
       got `shouldSatisfy` (`elem` [40, 41, 42])
       mapM_ snd waits
-      forM_ (take 3 (drop 40 pipes)) $ \(_, r, _, _) -> soon (D.threadWaitRead r) >> fdRead r 1
+      forM_ (take 3 (drop 40 pipes)) $ \(_, r, _, _) -> soon (D.threadWaitRead r) >> readFd r 1
     forM_ pipes $ \(a, _, b, _) -> S.close a >> S.close b
   it "1000000 delays, none early" $ do
     early <- newIORef (0 :: Int)
@@ -98,7 +98,7 @@ scale slower = describe "at scale" $ do
       (sa, a, sb, b) <- socketPair
       x <- W.watch a
       done <- fmap snd $ spawn $ do
-        (_, v) <- spawn (forM_ [1 .. 200 :: Int] $ \_ -> D.threadWaitRead b >> fdRead b 1 >> fdWrite b "y")
+        (_, v) <- spawn (forM_ [1 .. 200 :: Int] $ \_ -> D.threadWaitRead b >> readFd b 1 >> fdWrite b "y")
         forM_ [1 .. 200 :: Int] $ \_ -> fdWrite a "x" >> W.recv x 1 >>= (`shouldBe` C.pack "y")
         ended v
         W.unwatch x

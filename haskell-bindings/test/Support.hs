@@ -1,7 +1,7 @@
 {-# LANGUAGE ScopedTypeVariables #-}
 -- | What the suites share.
 module Support
-  ( soon, now, ms, withPipe, withPair, spawn, unfinished, kind, isBadFd, ok, fill, threaded, ended, draws
+  ( soon, now, ms, withPipe, withPair, readFd, spawn, unfinished, kind, isBadFd, ok, fill, threaded, ended, draws
   ) where
 
 import Control.Concurrent (MVar, forkIO, newEmptyMVar, putMVar, rtsSupportsBoundThreads, takeMVar)
@@ -12,12 +12,13 @@ import Data.Bits (shiftR, xor)
 import Data.Int (Int64)
 import Data.Maybe (isNothing)
 import Data.Word (Word64)
+import Foreign (allocaBytes)
 import Foreign.C.Types (CInt (..))
 import GHC.IO.Exception (IOErrorType, IOException (..))
 import qualified Network.Socket as S
 import System.Doorbell.Internal.Raw (bell_now)
 import System.Posix.IO
-import System.Posix.Types (Fd)
+import System.Posix.Types (ByteCount, Fd)
 import qualified System.Timeout as G
 import Test.Hspec
 
@@ -43,6 +44,12 @@ withPipe = bracket make (\(r, w) -> quiet (closeFd r) >> quiet (closeFd w))
 withPair :: ((Fd, Fd) -> IO a) -> IO a
 withPair f = bracket (S.socketPair S.AF_UNIX S.Stream S.defaultProtocol) (\(a, b) -> S.close a >> S.close b) $ \(a, b) ->
   S.withFdSocket a $ \x -> S.withFdSocket b $ \y -> f (fromIntegral x, fromIntegral y)
+
+-- | Reads so many bytes at most, and forgets them. The end of the file is an error. (@unix@ has changed the types of its @fdRead@s.)
+readFd :: Fd -> ByteCount -> IO ()
+readFd fd n = do
+  got <- allocaBytes (fromIntegral n) $ \p -> fdReadBuf fd p n
+  when (got == 0) $ fail "the end of the file"
 
 -- | A thread that reports how it ended.
 spawn :: IO a -> IO (C.ThreadId, MVar (Either SomeException a))

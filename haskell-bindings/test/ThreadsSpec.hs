@@ -37,7 +37,7 @@ threads = describe "System.Doorbell.Threads" $ do
     ms 20
     _ <- fdWrite w "x"
     mapM_ ended vs
-    _ <- fdRead r 1
+    _ <- readFd r 1
     vs2 <- replicateM 3 (snd <$> spawn (threadWaitRead m r))
     ms 20
     closeFdWith m closeFd r
@@ -54,14 +54,14 @@ threads = describe "System.Doorbell.Threads" $ do
       let bell = signalBell signal
       before <- stablePtrs m
       bytesBefore <- liveBytes
-      let points = zip4 [1 .. 100000 :: Int] (draws 5) (tail (draws 97)) (drop 7 (draws 3))
+      let points = zip4 [1 .. 100000 :: Int] (draws 5) (drop 1 (draws 97)) (drop 7 (draws 3))
       forM_ points $ \(_, yields, us, which) -> do
         (t, v) <- spawn (if which == 0 then threadDelay m (us + 1) else threadWaitRead m r)
         replicateM_ yields yield
         when (which == 2) $ void (fdWrite w "x")
         killThread t
         _ <- soon (takeMVar v)
-        when (which == 2) $ soon (threadWaitRead m r) >> void (fdRead r 1)
+        when (which == 2) $ soon (threadWaitRead m r) >> void (readFd r 1)
       let settled n = do
             s <- stablePtrs m
             let gone = returned s - returned before + fromIntegral (consumed s - consumed before)

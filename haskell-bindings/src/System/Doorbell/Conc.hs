@@ -9,7 +9,7 @@
 -- interrupted by asynchronous exceptions, and leave nothing behind then.
 --
 -- > import System.Doorbell.Conc (threadWaitRead)
--- > readSome fd = threadWaitRead fd >> fdRead fd 4096
+-- > readSome fd p n = threadWaitRead fd >> fdReadBuf fd p n
 module System.Doorbell.Conc
   ( -- * File descriptors
     threadWaitRead, threadWaitWrite, threadWaitReadSTM, threadWaitWriteSTM, closeFdWith
