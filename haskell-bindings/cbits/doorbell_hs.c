@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <time.h>
 
 /* A handle, or a negative error. */
 int64_t doorbell_hs_register_fd(bell_t *bell, int32_t fd, uint32_t interest, uint32_t mode, uint32_t flags,
@@ -41,6 +42,17 @@ int64_t doorbell_hs_register_timeout(bell_t *bell, uint32_t shard, int64_t deadl
     bell_handle handle;
     int32_t result = bell_register_timeout(bell, &spec, &handle);
     return result < 0 ? result : (int64_t)handle;
+}
+
+/* The time of CLOCK_MONOTONIC so many microseconds from now, at least 1, at most the last before BELL_NEVER. As bell_now, but it is called so often
+ * that the way through the library counts. */
+int64_t doorbell_hs_deadline(int64_t us)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    int64_t now = t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
+    /* 285 years. */
+    return us <= 0 ? now : us > INT64_C(9000000000000000) ? BELL_NEVER - 1 : now + us * 1000;
 }
 
 /* How often this process is a child of one that used the package: what was made at another count does not work here. A word of memory,

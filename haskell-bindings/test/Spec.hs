@@ -32,6 +32,7 @@ import ScaleSpec
 import Support
 import Test.Hspec hiding (after, before)
 import ThreadsSpec
+import TimersSpec
 
 -- | The functions under test, or GHC's.
 data Api = Api
@@ -66,6 +67,7 @@ suite = do
     watched
     threaded threads
     scale slower
+    timers slower
     -- In this order: GHC 9.0.2's -debug runtime crashes by itself in a fork after setNumCapabilities.
     forking
     capabilities

@@ -1,3 +1,4 @@
+{-# LANGUAGE BangPatterns #-}
 -- | Managers, registrations and timeouts, as "GHC.Event" has them, with a 'Target' in place of the callback: news is put
 -- in an 'MVar' or a 'TVar'. Nothing of yours runs on a dispatcher, so nothing of yours can block it.
 --
@@ -24,34 +25,21 @@ module System.Doorbell
   , Outcome (..)
   ) where
 
-import Control.Concurrent.MVar
 import Control.Exception (bracket, mask_)
-import Control.Monad (void, when)
+import Control.Monad (when)
 import Data.Bits
 import Data.Int (Int32)
 import Data.List (intercalate)
 import Data.Word (Word32)
-import GHC.Conc (TVar, atomically, readTVar, writeTVar)
 import System.Posix.Types (Fd (..))
 import System.Doorbell.Internal
+import System.Doorbell.Internal.Timers
 import System.Doorbell.Internal.Raw hiding (Handle)
 import qualified System.Doorbell.Internal.Raw as Raw
 
 -- | Runs an action with a manager of its own, and closes that afterwards.
 withManager :: (Manager -> IO a) -> IO a
 withManager = bracket newManager closeManager
-
--- | Where news is put. News that finds news is merged with it ('<>'); with an MVar that other threads fill too, it may be lost
--- to what they put.
-data Target a
-  = ToMVar !(MVar a)
-  | ToTVar !(TVar (Maybe a))   -- ^ 'Nothing' is: no news.
-
-put :: Semigroup a => Target a -> a -> IO ()
-put (ToMVar v) new = do
-  old <- tryTakeMVar v
-  void $ tryPutMVar v (maybe new (<> new) old)
-put (ToTVar v) new = atomically $ readTVar v >>= writeTVar v . Just . maybe new (<> new)
 
 -- | A set of things that are waited for, or have happened.
 newtype Event = Event Word32
@@ -147,25 +135,25 @@ ended m place r
 -- | Names a timeout.
 newtype TimeoutKey = TimeoutKey Timer
 
--- | Puts @()@ in the target after so many microseconds, never before. 0 and negative ones: as soon as the dispatcher runs.
+-- | Puts @()@ in the target after so many microseconds, never before. 0 and negative ones: as soon as the dispatcher runs. Where timeouts
+-- are mostly cancelled, this and 'unregisterTimeout' are no call of the library: it is left to ring once in vain, at the latest when the cancelled
+-- timeout would have fired.
 registerTimeout :: Manager -> Target () -> Int -> IO TimeoutKey
-registerTimeout m target us = mask_ $ do
+registerTimeout m !target !us = do
+  timers <- currentTimers m
   deadline <- deadlineAfter us
-  let cell = case target of
-        ToMVar v -> FillUnit v
-        ToTVar _ -> Run (put target ())
-  (e, timer) <- startTimer m deadline cell
-  when (e < 0) $ throwBell "registerTimeout" (fromIntegral e)
+  timer <- startTimer timers deadline target
+  when (timerError timer < 0) $ throwBell "registerTimeout" (timerError timer)
   pure (TimeoutKey timer)
 
 -- | Lets it fire so many microseconds from now instead. 'False': it has fired or was unregistered; nothing has changed.
 updateTimeout :: Manager -> TimeoutKey -> Int -> IO Bool
-updateTimeout m (TimeoutKey (Timer _ _ h)) us = do
+updateTimeout _ (TimeoutKey timer) us = do
   deadline <- deadlineAfter us
-  (== 0) <$> Raw.bell_update_timeout (mBell m) h deadline
+  moveTimer timer deadline >>= either (throwBell "updateTimeout") pure
 
--- | Ends a timeout. After 'Cancelled' nothing was and nothing will be put.
+-- | Ends a timeout. After 'Cancelled' nothing was and nothing will be put, and the target is not kept.
 unregisterTimeout :: Manager -> TimeoutKey -> IO Outcome
-unregisterTimeout _ (TimeoutKey timer) = mask_ $ do
+unregisterTimeout _ (TimeoutKey timer) = do
   unfired <- cancelTimer timer
   pure (if unfired then Cancelled else Fired)

@@ -21,11 +21,14 @@ import Control.Concurrent (ThreadId, forkIOWithUnmask, killThread, myThreadId)
 import Control.Concurrent.MVar
 import Control.Exception
 import Control.Monad
+import Data.Int (Int64)
 import Data.Unique
 import qualified GHC.Conc as Conc
 import GHC.Conc (STM, TVar)
 import System.Posix.Types (Fd)
 import System.Doorbell.Internal
+import System.Doorbell.Internal.Raw (deadlineAfter)
+import System.Doorbell.Internal.Timers
 
 -- | Blocks the calling thread until reading from the fd would not block: there is data, or a connection to accept, or
 -- the stream has ended, or an error is pending. Level meaning: data that is there already counts. All threads that wait
@@ -76,13 +79,15 @@ threadDelay us
   | otherwise = mask_ $ do
       v <- newEmptyMVar
       deadline <- deadlineAfter us
-      timer <- start "threadDelay" deadline (FillUnit v)
+      timer <- start "threadDelay" deadline (ToMVar v)
       takeMVar v `onException` cancelTimer timer
-  where
-    start location deadline cell = do
-      (e, timer) <- withCurrent $ \m -> startTimer m deadline cell
-      when (e < 0) $ throwBell location (fromIntegral e)
-      pure timer
+
+-- | Arms a timeout of the default manager, or throws. Masked.
+start :: String -> Int64 -> Target () -> IO Timer
+start location deadline target = do
+  (e, timer) <- withCurrent $ \m -> currentTimers m >>= \t -> startTimer t deadline target >>= \timer -> pure (timerError timer, timer)
+  when (e < 0) $ throwBell location e
+  pure timer
 
 -- | A variable that becomes 'True' after so many microseconds, and not before.
 registerDelay :: Int -> IO (TVar Bool)
@@ -90,8 +95,7 @@ registerDelay us = mask_ $ do
   v <- Conc.newTVarIO (us <= 0)
   when (us > 0) $ do
     deadline <- deadlineAfter us
-    (e, _) <- withCurrent $ \m -> startTimer m deadline (FillTrue v)
-    when (e < 0) $ throwBell "registerDelay" (fromIntegral e)
+    void $ start "registerDelay" deadline (Doing (Conc.atomically (Conc.writeTVar v True)))
   pure v
 
 -- | The exception by which 'timeout' ends its action. Asynchronous: code that catches only synchronous ones lets it
@@ -123,9 +127,7 @@ timeout us action
             when mine $ throwTo caller ex
           arm = do
             deadline <- deadlineAfter us
-            (e, timer) <- withCurrent $ \m -> startTimer m deadline (Run ring)
-            when (e < 0) $ throwBell "timeout" (fromIntegral e)
-            pure timer
+            start "timeout" deadline (Doing ring)
           disarm timer = uninterruptibleMask_ $ do
             unfired <- cancelTimer timer
             unless unfired $ do

@@ -28,7 +28,7 @@ module System.Doorbell.Internal
     -- * Cells
   , Cell (..), Place (..), newCell, freeCell, userDataOf, freshGeneration
     -- * Timeouts
-  , Timer (..), startTimer, cancelTimer, deadlineAfter
+  , currentTimers
     -- * Inside a manager
   , Table, Entry, Side
     -- * Errors
@@ -46,27 +46,26 @@ import Data.IORef
 import Data.Word (Word32, Word64)
 import Foreign.C.Error (Errno (..), eBADF, errnoToIOError)
 import Foreign.C.String (peekCString)
+import Foreign.C.Types (CInt (..))
 import Foreign.Marshal.Alloc (alloca, free, mallocBytes)
 import Foreign.Ptr (Ptr, nullPtr, plusPtr)
 import Foreign.Storable (peek)
 import qualified GHC.Conc as Conc
+import GHC.Arr (unsafeAt)
 import GHC.Exts (Int (..), myThreadId#, threadStatus#)
 import GHC.IO (IO (..))
+import GHC.IOArray (IOArray, newIOArray, unsafeReadIOArray, unsafeWriteIOArray)
 import System.IO.Error (illegalOperationErrorType, ioeSetErrorString, mkIOError, userErrorType)
 import System.IO.Unsafe (unsafePerformIO)
 import System.Posix.Types (Fd (..))
 import System.Doorbell.Internal.Buckets
 import System.Doorbell.Internal.Counter
 import System.Doorbell.Internal.Raw
+import System.Doorbell.Internal.Timers
 
 -- | What to do with the news of a registration.
 data Cell
   = Empty
-  | -- | One-shot, filled at its end.
-    FillUnit !(MVar ())
-  | FillTrue !(Conc.TVar Bool)
-  | -- | One-shot: the action forks, or does something as short; it must not block or throw.
-    Run (IO ())
   | -- | One-shot: gets the ready bits and the status.
     Once (Word32 -> Int32 -> IO ())
   | -- | As long as it is registered: the same, if the generation is right.
@@ -129,6 +128,7 @@ data Manager = Manager
   { mBell :: !BellPtr
   , mShards :: !Int
   , mTables :: !(Array Int Table)
+  , mTimers :: !(IOArray Int Timers)
   , mEntries :: !(Buckets Entry)
   , mStarted :: !(Array Int Counter)
   , mDispatchers :: !(MVar [MVar ()])   -- ^ filled when they end
@@ -244,7 +244,11 @@ newManager = mask_ $ do
       each make = listArray (0, n - 1) <$> replicateM n make
   made <- createShards (fromIntegral n)
   bell <- either (throwBell "newManager") pure made
-  Manager bell n <$> each newTable <*> newBuckets NoEntry <*> each (newCounter 0) <*> newMVar [] <*> newCounter 0
+  stop <- newCounter 0
+  none <- newTimers bell stop age 0
+  timers <- newIOArray (0, n - 1) none
+  forM_ [1 .. n - 1] $ \i -> newTimers bell stop age i >>= unsafeWriteIOArray timers i
+  Manager bell n <$> each newTable <*> pure timers <*> newBuckets NoEntry <*> each (newCounter 0) <*> newMVar [] <*> pure stop
     <*> pure age
 
 theDefault :: IORef Manager
@@ -285,15 +289,25 @@ currentCapability = IO $ \s -> case myThreadId# s of
   (# s1, t #) -> case threadStatus# t s1 of (# s2, _, c, _ #) -> (# s2, I# c #)
 {-# INLINE currentCapability #-}
 
+-- | What getNumCapabilities reads.
+foreign import ccall "&enabled_capabilities" enabledCapabilities :: Ptr CInt
+
 -- | The shard of the caller's capability, with a dispatcher.
 currentShard :: Manager -> IO Int
 currentShard m = do
-  capability <- currentCapability
+  enabled <- peek enabledCapabilities
+  -- Asking for the thread's costs as much as registering a timeout does.
+  capability <- if enabled == 1 then pure 0 else currentCapability
   let shard = if capability < mShards m then capability else capability `rem` mShards m
-  started <- readCounter (mStarted m ! shard)
+  started <- readCounter (unsafeAt (mStarted m) shard)
   when (started == 0) $ startDispatcher m shard
   pure shard
 {-# INLINE currentShard #-}
+
+-- | The timeouts of that.
+currentTimers :: Manager -> IO Timers
+currentTimers m = currentShard m >>= unsafeReadIOArray (mTimers m)
+{-# INLINE currentTimers #-}
 
 startDispatcher :: Manager -> Int -> IO ()
 startDispatcher m shard = mask_ $ do
@@ -364,12 +378,21 @@ dispatchNested m shard = mask_ $ bracket (mallocBytes (batch * eventSize)) free 
   go
 
 deliver :: Manager -> Ptr () -> Int -> IO ()
-deliver m events n = go 0
+deliver m events n = go 0 0
   where
-    go i | i == n = pure ()
-    go i = do
+    -- The clock is read once, if there are timeouts: all that is here has happened before.
+    go :: Int -> Int64 -> IO ()
+    go !i !_ | i == n = pure ()
+    go i now = do
       let p = events `plusPtr` (i * eventSize)
       user <- peekUserData p
+      if isRing user then do
+        now' <- if now == 0 then bell_now 0 else pure now
+        timers <- unsafeReadIOArray (mTimers m) (fromIntegral (user `unsafeShiftR` 32))
+        ringTimer timers user now'
+        go (i + 1) now'
+      else tell p user >> go (i + 1) now
+    tell p user = do
       ready <- peekReady p
       status <- peekStatus p
       let index = fromIntegral (user .&. 0xffffff) :: Int
@@ -389,11 +412,7 @@ deliver m events n = go 0
             else wakeAll side (if ready .&. err /= 0 && status < 0 then status else 0)
         -- Old news of a 'Many' that had this place before.
         _ | generation /= 0 -> pure ()
-        FillUnit v -> freeCell m place >> void (tryPutMVar v ())
-        FillTrue v -> freeCell m place >> Conc.atomically (Conc.writeTVar v True)
-        Run action -> freeCell m place >> action
         Once f -> freeCell m place >> f ready status
-      go (i + 1)
 
 -- | News of a watched fd.
 ringLatches :: Word32 -> MVar () -> MVar () -> Counter -> IO ()
@@ -587,32 +606,3 @@ closeFdThrough m close (Fd number) = mask_ $ alloca $ \out -> do
       NoEntry -> pure []
       Entry {} -> (++) <$> takeAll (eReading entry) <*> takeAll (eWriting entry)
     (close `finally` bell_close_end (mBell m) (fromIntegral number) ticket) `finally` mapM_ (wake eBADF_) waiters
-
--- ---------------------------------------------------------------------------------------------------------------
--- Timeouts
-
--- | A one-shot timeout.
-data Timer = Timer !Manager !Place !Handle
-
--- | So many microseconds from now; never overflows.
-deadlineAfter :: Int -> IO Int64
-deadlineAfter us = do
-  now <- bell_now 0
-  let most = (never - 1 - now) `div` 1000
-  pure (if us <= 0 then now else if fromIntegral us >= most then never - 1 else now + fromIntegral us * 1000)
-
--- | Arms a timeout on the shard of the caller's capability. Masked. The cell must be a one-shot.
-startTimer :: Manager -> Int64 -> Cell -> IO (Int64, Timer)
-startTimer m deadline cell = do
-  shard <- currentShard m
-  place <- newCell m shard cell
-  h <- registerTimeoutPoll (mBell m) (fromIntegral shard) deadline (userDataOf place 0)
-  when (h < 0) $ freeCell m place
-  pure (h, Timer m place (fromIntegral h))
-
--- | True: it has not fired and will not. False: it has, or is just firing.
-cancelTimer :: Timer -> IO Bool
-cancelTimer (Timer m place handle) = do
-  r <- bell_unregister (mBell m) handle 0
-  if r == cancelled then freeCell m place >> pure True else pure False
-

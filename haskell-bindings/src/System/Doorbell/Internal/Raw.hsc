@@ -10,7 +10,7 @@ module System.Doorbell.Internal.Raw
     -- * Versions
   , bell_abi_version, bell_version, bell_strerror, bell_layout, bell_features, checkLayout
     -- * Time
-  , bell_now, never
+  , bell_now, never, deadlineAfter
     -- * Life of a manager
   , createShards, bell_create, bell_destroy, bell_before_fork, bell_after_fork_parent, bell_after_fork_child
     -- * Driving
@@ -75,6 +75,8 @@ foreign import ccall unsafe bell_layout :: Word32 -> Ptr Word32 -> Ptr Word32 ->
 foreign import ccall unsafe bell_features :: Ptr Word64 -> IO Int32
 -- | The time of a clock; 0 is the monotonic one.
 foreign import ccall unsafe bell_now :: Word32 -> IO Int64
+-- | So many microseconds from now, on the monotonic clock; never overflows.
+foreign import ccall unsafe "doorbell_hs_deadline" deadlineAfter :: Int -> IO Int64
 foreign import ccall unsafe bell_config_init :: Ptr () -> Word32 -> IO Int32
 -- | Makes a manager: config (or null), where to put it.
 foreign import ccall safe bell_create :: Ptr () -> Ptr BellPtr -> IO Int32
