@@ -6,6 +6,7 @@ import Control.Concurrent
 import Control.Exception (bracket)
 import Control.Monad
 import Data.IORef
+import Data.Maybe (isJust)
 import Data.Int (Int64)
 import Data.Word (Word8)
 import Foreign (Ptr, alloca, allocaBytes, mallocBytes, peek, poke)
@@ -65,7 +66,7 @@ main = do
       "waits" -> countedWaits n (read rounds) (read ms)
       "timers" -> timers (read n) (read rounds) (read ms)
       "delay" -> delays (read n) (read rounds) (read ms)
-      "wake" -> wakes (n == "busy") (read rounds) (read ms)
+      "wake" -> wakes (if n == "idle" then Nothing else Just (read n)) (read rounds) (read ms)
       "beyond" -> beyond (read n)
       _ -> fail "unknown measurement"
     run _ = fail "WHAT N ROUNDS MS"
@@ -230,20 +231,18 @@ delays us rounds count = alternate rounds $ \side ->
 -- ---------------------------------------------------------------------------------------------------------------
 -- From the event to the thread
 
--- | The clock is read by who writes, a thread of C, and by the green thread that reads. Busy: a green thread that computes on each
--- capability.
-wakes :: Bool -> Int -> Int -> IO ()
+-- | The clock is read by who writes, a thread of C, and by the green thread that reads. Given a number: beside a green thread that
+-- computes on each capability, and so many to twice as many milliseconds apart.
+wakes :: Maybe Int -> Int -> Int -> IO ()
 wakes busy rounds count = do
   capabilities <- getNumCapabilities
   stop <- newIORef False
-  when busy $ forM_ [0 .. capabilities - 1] $ \c -> forkOn c (burn stop (1 :: Integer))
+  when (isJust busy) $ forM_ [0 .. capabilities - 1] $ \c -> forkOn c (burn stop (1 :: Integer))
   bracket createPipe (\(r, w) -> closeFd r >> closeFd w) $ \(r@(Fd rfd), Fd wfd) -> do
     S.setNonBlockIfNeeded rfd
     w <- B.watch r
     alternate rounds $ \side -> do
-      -- Busy: 23 to 46 ms apart, a time slice or two. After a longer pause GHC's manager sleeps in the kernel as ours does, and both are as
-      -- late (at 61 to 122 ms the ratio was 1.0).
-      bench_ticker wfd (fromIntegral count) (if busy then 23000 else 2000)
+      bench_ticker wfd (fromIntegral count) (maybe 2000 (fromIntegral . (* 1000)) busy)
       alloca $ \p -> forM [1 .. count] $ \_ -> do
         let go = do
               n <- c_read rfd p 8

@@ -35,10 +35,11 @@ timers slower = describe "timeouts" $ do
           n `shouldBe` 1
           tryTakeMVar v `shouldReturn` Nothing
   it "whoever registers and cancels is killed at any point: every cell comes back" $ withManager $ \m -> do
-    forM_ (zip3 [1 .. 20000 `div` slower] (draws 4) (drop 5 (draws 3000))) $ \(i, yields, us) -> do
+    -- With one capability, who does not yield is stopped only at the end of its time slice, which is 20 ms: few do not.
+    forM_ (zip3 [1 .. 5000 `div` slower] (draws 4) (drop 5 (draws 3000))) $ \(i, yields, us) -> do
       (t, v) <- spawn $ forever $ do
         key <- newEmptyMVar >>= \told -> registerTimeout m (ToMVar told) (us + 1)
-        when (i `mod` 3 == (0 :: Int)) yield
+        when (i `mod` 50 /= (0 :: Int)) yield
         -- Those that are left alone, not too many.
         if i `mod` 5 == 0 then yield else void (unregisterTimeout m key)
       replicateM_ yields yield

@@ -1,6 +1,6 @@
 {-# LANGUAGE BangPatterns #-}
 -- | Managers, registrations and timeouts, as "GHC.Event" has them, with a 'Target' in place of the callback: news is put
--- in an 'MVar' or a 'TVar'. Nothing of yours runs on a dispatcher, so nothing of yours can block it.
+-- in an @MVar@ or a @TVar@. Nothing of yours runs on a dispatcher, so nothing of yours can block it.
 --
 -- > watch :: Fd -> IO Event
 -- > watch fd = do

@@ -366,7 +366,8 @@ dispatch m shard = mask_ $ bracket (mallocBytes (batch * eventSize)) free $ \eve
 dispatchNested :: Manager -> Int -> IO ()
 dispatchNested m shard = mask_ $ bracket (mallocBytes (batch * eventSize)) free $ \events -> do
   fd <- bell_pollable_fd (mBell m) (fromIntegral shard)
-  when (fd < 0) $ throwBell "bell_pollable_fd" fd
+  -- That of a parent's manager, which in a forked child is asked once before it is replaced, has nothing to do.
+  when (fd < 0 && fd /= e_FORKED) $ throwBell "bell_pollable_fd" fd
   let go = do
         -- First: this runtime puts threads that an fd has woken before all others.
         yield
@@ -375,7 +376,7 @@ dispatchNested m shard = mask_ $ bracket (mallocBytes (batch * eventSize)) free 
         if stop /= 0 || n < 0 && n /= eINTR_ then pure () else do
           if n > 0 then deliver m events (fromIntegral n) else Conc.threadWaitRead (Fd (fromIntegral fd))
           go
-  go
+  unless (fd < 0) go
 
 deliver :: Manager -> Ptr () -> Int -> IO ()
 deliver m events n = go 0 0

@@ -5,7 +5,7 @@
 -- seldom.
 --
 -- A timeout has a /cell/: a few words of memory and a place for its target. The library is told to ring at a cell's deadline or
--- earlier; when it rings, the dispatcher looks at the cell. A cancelled timeout leaves the ring behind ('parked'), so the next one in that
+-- earlier; when it rings, the dispatcher looks at the cell. A cancelled timeout leaves the ring behind (it is /parked/), so the next one in that
 -- cell, if it is not due before the ring, is a matter of memory alone. A ring that finds nobody is in vain: at most 'mostParked' of them
 -- for each shard are left.
 --
