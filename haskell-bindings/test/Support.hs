@@ -1,7 +1,8 @@
 {-# LANGUAGE ScopedTypeVariables #-}
 -- | What the suites share.
 module Support
-  ( soon, now, ms, withPipe, withPair, readFd, spawn, unfinished, kind, isBadFd, ok, fill, threaded, ended, draws
+  ( soon, now, ms, withPipe, withPair, readFd, spawn, unfinished, kind, isBadFd, ok, fill, threaded, ended, draws,
+    liveTimeouts
   ) where
 
 import Control.Concurrent (MVar, forkIO, newEmptyMVar, putMVar, rtsSupportsBoundThreads, takeMVar)
@@ -14,9 +15,12 @@ import Data.Maybe (isNothing)
 import Data.Word (Word64)
 import Foreign (allocaBytes)
 import Foreign.C.Types (CInt (..))
+import GHC.IOArray (readIOArray)
 import GHC.IO.Exception (IOErrorType, IOException (..))
 import qualified Network.Socket as S
+import System.Doorbell.Internal (Manager (..))
 import System.Doorbell.Internal.Raw (bell_now)
+import System.Doorbell.Internal.Timers (idleCells)
 import System.Posix.IO
 import System.Posix.Types (ByteCount, Fd)
 import qualified System.Timeout as G
@@ -88,3 +92,9 @@ isBadFd e = (snd <$> kind e) == Just (Just 9)
 draws :: Int -> [Int]
 draws n = map (\x -> fromIntegral (x `shiftR` 33) `mod` n) (iterate next 88172645463325252)
   where next x = (x `xor` (x `shiftR` 7)) * 6364136223846793005 + 1442695040888963407 :: Word64
+
+-- | How many timeouts a manager has that were neither told nor cancelled, while nobody registers any.
+liveTimeouts :: Manager -> IO Int
+liveTimeouts m = fmap sum $ forM [0 .. mShards m - 1] $ \shard -> do
+  (all_, free) <- readIOArray (mTimers m) shard >>= idleCells
+  pure (all_ - free)

@@ -4,11 +4,10 @@ module TimersSpec (timers) where
 import Control.Concurrent (forkOn, killThread, newEmptyMVar, putMVar, takeMVar, threadDelay, tryTakeMVar, yield)
 import Control.Exception
 import Control.Monad
-import GHC.IOArray (readIOArray)
 import System.Doorbell
 import qualified System.Doorbell.Internal as I
 import System.Doorbell.Internal.Raw (Counted (..), counter)
-import System.Doorbell.Internal.Timers (idleCells, mostParked)
+import System.Doorbell.Internal.Timers (mostParked)
 import Support
 import Test.Hspec hiding (after, before)
 
@@ -85,11 +84,7 @@ one m (_, us, what) = do
       outcome <- unregisterTimeout m key
       if outcome == Fired then told before us else yield >> (tryTakeMVar v `shouldReturn` Nothing)
 
--- | Waits until all cells are free.
+-- | Waits until all have been told.
 idle :: Manager -> IO ()
-idle m = soon $ forM_ [0 .. I.mShards m - 1] $ \shard -> do
-  t <- readIOArray (I.mTimers m) shard
-  let settle = do
-        (all_, free) <- idleCells t
-        unless (all_ == free) $ threadDelay 1000 >> settle
-  settle
+idle m = soon settle
+  where settle = liveTimeouts m >>= \n -> unless (n == 0) $ threadDelay 1000 >> settle
