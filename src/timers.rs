@@ -27,39 +27,69 @@ const KEPT: usize = 64;
 pub trait Nodes {
     /// Position in the heap, `UNARMED` when not in it. Only the heap writes it.
     fn pos(&mut self, id: u32) -> &mut u32;
-    /// The deadline asked for, ns.
-    fn due(&self, id: u32) -> i64;
-    /// How late it may be, ns (>= 0).
-    fn slack(&self, id: u32) -> i64;
+    /// The deadline asked for, and how late it may be (>= 0), ns.
+    fn due_and_slack(&self, id: u32) -> (i64, i64);
 }
 
-/// The time by which it must have fired. Not `NEVER`, which is what an empty heap answers.
-#[inline]
-fn hard(n: &impl Nodes, id: u32) -> i64 {
-    n.due(id).saturating_add(n.slack(id)).min(NEVER - 1)
+/// The time by which one must have fired. Not `NEVER`, which is what an empty heap answers.
+#[inline(always)]
+pub fn hard((due, slack): (i64, i64)) -> i64 {
+    due.saturating_add(slack).min(NEVER - 1)
 }
 
-#[derive(Clone, Copy)]
-struct Item {
-    key: i64,
-    seq: u32,
-    id: u32,
-}
+/// key:64 | seq:39 | id:25. One number, so that which comes first is one comparison without a branch: in a heap every
+/// second branch is mispredicted. The key is signed, and so is the number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Item(i128);
+
+const ID_BITS: u32 = 25;
+/// A million armings a second take six days to get there; see `Timers::renumber`.
+pub const SEQ_END: u64 = 1 << (64 - ID_BITS);
 
 impl Item {
-    /// `seq` wraps, and the difference tells the older while fewer than 2^31 armings lie between the two. At most
-    /// 2^25 are live (fds and timeouts), so that many apart takes half an hour of a million armings a second, with both
-    /// pending and equal to the nanosecond. Even then only their order is off: keys come first, so time is not.
     #[inline]
-    fn before(&self, other: &Item) -> bool {
-        self.key < other.key || (self.key == other.key && (self.seq.wrapping_sub(other.seq) as i32) < 0)
+    fn new(key: i64, seq: u64, id: u32) -> Item {
+        debug_assert!(seq < SEQ_END && id < 1 << ID_BITS);
+        Item((key as i128) << 64 | (seq << ID_BITS | id as u64) as i128)
     }
+    #[inline]
+    fn key(self) -> i64 {
+        (self.0 >> 64) as i64
+    }
+    #[inline]
+    fn id(self) -> u32 {
+        self.0 as u32 & ((1 << ID_BITS) - 1)
+    }
+    #[inline]
+    fn seq(self) -> u64 {
+        self.0 as u64 >> ID_BITS
+    }
+    #[inline]
+    fn with_key(self, key: i64) -> Item {
+        Item((key as i128) << 64 | self.0 as u64 as i128)
+    }
+}
+
+type Placed = (usize, Item);
+
+#[inline(always)]
+fn lesser(a: Placed, b: Placed) -> Placed {
+    if b.1 < a.1 { b } else { a }
+}
+
+#[inline(always)]
+fn least(items: [Item; ARITY]) -> Placed {
+    let mut least = (0, items[0]);
+    for (i, item) in items.into_iter().enumerate().skip(1) {
+        least = lesser(least, (i, item));
+    }
+    least
 }
 
 #[derive(Default)]
 pub struct Timers {
     heap: Vec<Item>,
-    next_seq: u32,
+    next_seq: u64,
 }
 
 impl Timers {
@@ -67,38 +97,57 @@ impl Timers {
         Timers { heap: Vec::new(), next_seq: 0 }
     }
 
-    /// Numbered from `seq`, so that a test meets the wrap.
+    /// Numbered from `seq`, so that a test meets the end of the numbers.
     #[cfg(test)]
-    pub fn numbered_from(seq: u32) -> Timers {
+    pub fn numbered_from(seq: u64) -> Timers {
         Timers { heap: Vec::new(), next_seq: seq }
     }
 
-    /// Arms an entry that is not armed; returns its hard time. On `NOMEM` nothing has changed. The one after a `pop_due` that gave something,
-    /// or after a `remove` of what was armed, finds room: a periodic timeout is not lost for want of memory.
-    #[inline]
-    pub fn insert(&mut self, n: &mut impl Nodes, id: u32) -> Result<i64> {
+    /// Arms an entry that is not armed, with its hard time. On `NOMEM` nothing has changed. The one after a `pop_due`
+    /// that gave something, or after a `remove` of what was armed, finds room: a periodic timeout is not lost for want
+    /// of memory.
+    #[inline(always)]
+    pub fn insert(&mut self, n: &mut impl Nodes, id: u32, hard_time: i64) -> Result<()> {
         debug_assert!(*n.pos(id) == UNARMED, "armed twice");
-        debug_assert!(n.due(id) != NEVER && n.slack(id) >= 0);
+        debug_assert!(n.due_and_slack(id).0 != NEVER && hard_time == hard(n.due_and_slack(id)));
         make_room(&mut self.heap)?;
-        let item = Item { key: hard(n, id), seq: self.next_seq, id };
-        self.next_seq = self.next_seq.wrapping_add(1);
+        if self.next_seq == SEQ_END {
+            self.renumber(n);
+        }
+        let item = Item::new(hard_time, self.next_seq, id);
+        self.next_seq += 1;
         let hole = self.heap.len();
         self.heap.push(item);
         self.rise(n, hole, item);
-        Ok(item.key)
+        Ok(())
+    }
+
+    /// The numbers are used up: the live ones get new ones in the order of the old. Sorted is a heap, too.
+    #[cold]
+    fn renumber(&mut self, n: &mut impl Nodes) {
+        self.heap.sort_unstable_by_key(|item| item.seq());
+        for (seq, item) in self.heap.iter_mut().enumerate() {
+            *item = Item::new(item.key(), seq as u64, item.id());
+        }
+        self.next_seq = self.heap.len() as u64;
+        self.heap.sort_unstable();
+        for (at, item) in self.heap.iter().enumerate() {
+            *n.pos(item.id()) = at as u32;
+        }
     }
 
     /// To be called when `due` or `slack` of an armed entry has changed. Keeps its place among equals. A caller that
     /// knows that neither has become less need not call: it would only read the key, and return.
     #[inline]
     pub fn moved(&mut self, n: &mut impl Nodes, id: u32) {
-        debug_assert!(n.due(id) != NEVER && n.slack(id) >= 0);
+        let (due, slack) = n.due_and_slack(id);
+        debug_assert!(due != NEVER && slack >= 0);
         let at = *n.pos(id) as usize;
-        let key = hard(n, id);
+        let key = hard((due, slack));
         // UNARMED is beyond any heap.
         if let Some(item) = self.heap.get(at) {
-            if key < item.key {
-                let item = Item { key, ..*item };
+            if key < item.key() {
+                let item = item.with_key(key);
                 self.rise(n, at, item);
             }
         }
@@ -109,7 +158,7 @@ impl Timers {
     pub fn remove(&mut self, n: &mut impl Nodes, id: u32) {
         let at = *n.pos(id) as usize;
         if at < self.heap.len() {
-            debug_assert!(self.heap[at].id == id);
+            debug_assert!(self.heap[at].id() == id);
             self.take(n, at);
         }
     }
@@ -124,18 +173,18 @@ impl Timers {
         // Ends: each round but the last makes a stale key fresh, and nobody makes one stale meanwhile.
         loop {
             let top = *self.heap.first()?;
-            let due = n.due(top.id);
-            if due > now && top.key > now {
+            let times = n.due_and_slack(top.id());
+            if times.0 > now && top.key() > now {
                 return None;
             }
-            if self.freshen(n, top) {
+            if self.freshen(n, top, times) {
                 continue;
             }
-            if due > now {
+            if times.0 > now {
                 return None;
             }
             self.take(n, 0);
-            return Some(top.id);
+            return Some(top.id());
         }
     }
 
@@ -144,8 +193,9 @@ impl Timers {
     #[inline]
     pub fn next_wake(&mut self, n: &mut impl Nodes) -> i64 {
         while let Some(&top) = self.heap.first() {
-            if !self.freshen(n, top) {
-                return top.key;
+            let times = n.due_and_slack(top.id());
+            if !self.freshen(n, top, times) {
+                return top.key();
             }
         }
         NEVER
@@ -154,7 +204,7 @@ impl Timers {
     /// The earliest key, possibly stale: not later than what `next_wake` would say, and free. `NEVER` when empty.
     #[inline]
     pub fn peek(&self) -> i64 {
-        self.heap.first().map_or(NEVER, |top| top.key)
+        self.heap.first().map_or(NEVER, |top| top.key())
     }
 
     pub fn len(&self) -> usize {
@@ -170,18 +220,18 @@ impl Timers {
     /// For tests: the order, the positions, and that every key is a lower bound.
     pub fn verify(&self, n: &mut impl Nodes) -> std::result::Result<(), String> {
         for (i, item) in self.heap.iter().enumerate() {
-            let Item { key, seq, id } = *item;
+            let (key, seq, id) = (item.key(), item.seq(), item.id());
             let pos = *n.pos(id);
             if pos as usize != i {
                 return Err(format!("id {id} is at {i}, its entry says {pos}"));
             }
-            let hard = hard(n, id);
+            let hard = hard(n.due_and_slack(id));
             if key > hard {
                 return Err(format!("id {id} has key {key}, later than its hard time {hard}"));
             }
             let parent = &self.heap[i.saturating_sub(1) / ARITY];
-            if item.before(parent) {
-                return Err(format!("at {i}: ({key}, {seq}) above it ({}, {})", parent.key, parent.seq));
+            if item < parent {
+                return Err(format!("at {i}: ({key}, {seq}) above it ({}, {})", parent.key(), parent.seq()));
             }
         }
         Ok(())
@@ -189,25 +239,29 @@ impl Timers {
 
     /// True if the top was stale and has been given its new key.
     #[inline]
-    fn freshen(&mut self, n: &mut impl Nodes, top: Item) -> bool {
-        let key = hard(n, top.id);
-        let stale = key > top.key;
+    fn freshen(&mut self, n: &mut impl Nodes, top: Item, times: (i64, i64)) -> bool {
+        let key = hard(times);
+        let stale = key > top.key();
         if stale {
-            self.sink(n, 0, Item { key, ..top });
+            self.sink(n, 0, top.with_key(key));
         }
         stale
     }
 
     /// Takes the item at `at` out and puts the last one in its place.
     fn take(&mut self, n: &mut impl Nodes, at: usize) {
-        *n.pos(self.heap[at].id) = UNARMED;
+        *n.pos(self.heap[at].id()) = UNARMED;
         let Some(last) = self.heap.pop() else { return };
         if at < self.heap.len() {
             // The last is from another branch, so it may belong above as well as below.
-            if at > 0 && last.before(&self.heap[(at - 1) / ARITY]) {
+            if at > 0 && last < self.heap[(at - 1) / ARITY] {
                 self.rise(n, at, last);
-            } else {
+            } else if ARITY * at + 1 < self.heap.len() {
                 self.sink(n, at, last);
+            } else {
+                // Nothing is below: so it is for seven in eight that are cancelled.
+                self.heap[at] = last;
+                *n.pos(last.id()) = at as u32;
             }
         }
         if self.heap.len() < self.heap.capacity() / 4 && self.heap.capacity() > KEPT {
@@ -216,46 +270,42 @@ impl Timers {
     }
 
     /// Moves up what is after `item` on its way from `hole` to the root, then writes it: no swaps.
-    #[inline]
+    #[inline(always)]
     fn rise(&mut self, n: &mut impl Nodes, mut hole: usize, item: Item) {
         let heap = &mut self.heap[..];
         while hole > 0 {
             let parent = (hole - 1) / ARITY;
             let above = heap[parent];
-            if !item.before(&above) {
+            if item > above {
                 break;
             }
             heap[hole] = above;
-            *n.pos(above.id) = hole as u32;
+            *n.pos(above.id()) = hole as u32;
             hole = parent;
         }
         heap[hole] = item;
-        *n.pos(item.id) = hole as u32;
+        *n.pos(item.id()) = hole as u32;
     }
 
     fn sink(&mut self, n: &mut impl Nodes, mut hole: usize, item: Item) {
         let heap = &mut self.heap[..];
         loop {
             let first = ARITY * hole + 1;
-            if first >= heap.len() {
-                break;
-            }
-            let end = heap.len().min(first + ARITY);
-            let (mut child, mut least) = (first, heap[first]);
-            for (i, other) in heap[..end].iter().enumerate().skip(first + 1) {
-                if other.before(&least) {
-                    (child, least) = (i, *other);
-                }
-            }
-            if !least.before(&item) {
+            let (child, least) = match heap.get(first..).unwrap_or_default() {
+                [] => break,
+                // All eight: no loop, and no branch.
+                [a, b, c, d, e, f, g, h, ..] => least([*a, *b, *c, *d, *e, *f, *g, *h]),
+                some => some.iter().copied().enumerate().fold((0, some[0]), lesser),
+            };
+            if least > item {
                 break;
             }
             heap[hole] = least;
-            *n.pos(least.id) = hole as u32;
-            hole = child;
+            *n.pos(least.id()) = hole as u32;
+            hole = first + child;
         }
         heap[hole] = item;
-        *n.pos(item.id) = hole as u32;
+        *n.pos(item.id()) = hole as u32;
     }
 
     /// To half the capacity, at a quarter full: growing again is as far away as shrinking again. By hand, because
