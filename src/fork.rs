@@ -7,8 +7,11 @@ use crate::libc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
+/// 0: forked.
 const SOUND: u32 = 1;
 const POISONED: u32 = 2;
+/// Sound, if the process is that of the pid.
+const ASK: u32 = 3;
 
 pub struct Mark {
     page: *const AtomicU32,
@@ -48,7 +51,7 @@ impl Mark {
         if !wiped {
             mark.pid.store(std::process::id(), Relaxed);
         }
-        mark.word().store(SOUND, Relaxed);
+        mark.set_sound();
         Ok(mark)
     }
 
@@ -64,10 +67,7 @@ impl Mark {
 
     #[inline]
     pub fn check(&self) -> Result<()> {
-        if self.word().load(Relaxed) == SOUND && self.pid.load(Relaxed) == 0 {
-            return Ok(());
-        }
-        self.check_slowly()
+        if self.word().load(Relaxed) == SOUND { Ok(()) } else { self.check_slowly() }
     }
 
     #[cold]
@@ -83,7 +83,10 @@ impl Mark {
         self.word().store(POISONED, Relaxed);
     }
     pub fn is_sound(&self) -> bool {
-        self.word().load(Relaxed) == SOUND
+        matches!(self.word().load(Relaxed), SOUND | ASK)
+    }
+    fn set_sound(&self) {
+        self.word().store(if self.pid.load(Relaxed) == 0 { SOUND } else { ASK }, Relaxed);
     }
 
     /// In the child: this process it is now.
@@ -91,7 +94,7 @@ impl Mark {
         if self.pid.load(Relaxed) != 0 {
             self.pid.store(std::process::id(), Relaxed);
         }
-        self.word().store(SOUND, Relaxed);
+        self.set_sound();
     }
 
     /// In the child: taking over has failed, so it is not.
