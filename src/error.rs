@@ -85,13 +85,14 @@ fn errno(errno: i32) -> &'static CStr {
     }
 }
 
-/// Room for one more. By a quarter, not by doubling: there is an item for each timeout and each registration, so half of
-/// the room may otherwise stay empty for good.
+/// Room for one more. By doubling while that is little, then by an eighth: there is an item for each timeout, so half of
+/// the room might otherwise stay empty for good.
 #[inline]
 pub fn make_room<T>(list: &mut Vec<T>) -> Result<()> {
     #[cold]
     fn grow<T>(list: &mut Vec<T>) -> Result<()> {
-        list.try_reserve_exact((list.len() / 4).max(16)).map_err(|_| Error::NOMEM)
+        let more = if list.len() < 4096 { list.len().max(16) } else { list.len() / 8 };
+        list.try_reserve_exact(more).map_err(|_| Error::NOMEM)
     }
     if list.len() == list.capacity() { grow(list) } else { Ok(()) }
 }
