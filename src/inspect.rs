@@ -83,7 +83,7 @@ pub fn verify(shard: &Shard, st: &mut State, fds: &FdTable, report: &mut Report)
             report.wrong(format_args!("timers {clock:?}: {e}"));
         }
     }
-    let armed = reg.timeouts.indices().filter(|i| reg.timeouts.at(*i).value.pos != UNARMED).count()
+    let armed = reg.timeouts.indices().filter(|i| reg.timeouts.at(*i).is_armed()).count()
         + reg.fds.indices().filter(|i| reg.fds.at(*i).value.pos != UNARMED).count();
     let in_heaps: usize = timers.iter().map(|t| t.len()).sum();
     if armed != in_heaps {
@@ -176,13 +176,14 @@ pub fn describe(shard: &Shard, st: &State, report: &mut Report) {
         ));
     }
     for i in st.reg.timeouts.indices() {
-        let t = &st.reg.timeouts.at(i).value;
+        let entry = st.reg.timeouts.at(i);
+        let t = &entry.value;
         report.line(format_args!(
             "timeout handle={:#x} user_data={:#x} {:?} {} target={} deadline={}",
             st.reg.timeout_handle(i).0,
             t.user_data,
-            t.clock,
-            if t.pos == UNARMED { "silent" } else { "armed" },
+            entry.kind().clock,
+            if entry.is_armed() { "armed" } else { "silent" },
             Name(&t.target),
             time(&t.deadline)
         ));

@@ -4,7 +4,7 @@
 //! Entries live in slabs: chunks that never move, an index for life, a generation that grows each time the index is
 //! used again. A generation that would wrap retires its index, so a stale handle never matches (tokio#6133, mio#172).
 use crate::error::{Error, Result};
-use crate::event::{Clock, GENERATION_MAX, Handle, Interest, Kind, Mode, NEVER};
+use crate::event::{Clock, GENERATION_FIELD, GENERATION_MAX, Handle, Interest, Kind, Mode, NEVER};
 use crate::fd_table::{FdTable, NO_HEAD};
 use crate::target::ready_list::{After, Left, ReadyList};
 use crate::target::slot::{self, Slots};
@@ -14,16 +14,34 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 
 const LIVE: u32 = 1 << 31;
+/// Bits of a live entry's state that are its owner's: a generation has 26.
+const BITS: u32 = LIVE - (1 << GENERATION_FIELD);
 const CHUNK: usize = 256;
 /// End of a list.
 pub const NIL: u32 = NO_HEAD;
 
 pub struct Entry<T> {
-    /// `LIVE` | generation.
+    /// `LIVE` | bits for `T` to use | generation.
     state: u32,
     /// Of a free entry: the next free one. Of a live one: for `T` to use.
     pub link: u32,
     pub value: T,
+}
+
+impl<T> Entry<T> {
+    #[inline]
+    fn is(&self, handle: Handle) -> bool {
+        let live = LIVE | handle.generation();
+        self.state == live || self.state & !BITS == live
+    }
+    #[inline]
+    fn generation(&self) -> u32 {
+        self.state & !(LIVE | BITS)
+    }
+    #[inline]
+    fn bits(&self) -> u32 {
+        (self.state & BITS) >> GENERATION_FIELD
+    }
 }
 
 pub struct Slab<T> {
@@ -46,21 +64,36 @@ impl<T: Default> Slab<T> {
         Slab { skipped: old.skipped + old.chunks.len(), ..Slab::new() }
     }
 
-    /// A new entry with the default value: index and generation.
-    pub fn insert(&mut self) -> Result<(u32, u32)> {
+    /// A place for a new entry, by index and generation, which is not taken yet: what the entry holds is made first.
+    #[inline(always)]
+    pub fn vacant(&mut self) -> Result<(u32, u32)> {
         if self.free == NIL {
             self.grow()?;
         }
-        let index = self.free;
-        let entry = self.slot(index);
-        let (next, generation) = (entry.link, entry.state);
-        entry.state |= LIVE;
-        entry.link = NIL;
-        self.free = next;
-        self.live += 1;
-        Ok((index, generation))
+        Ok((self.free, self.at(self.free).state))
     }
 
+    /// Takes the place that `vacant` has just found. `bits`: five for `T` to use.
+    #[inline(always)]
+    pub fn occupy(&mut self, (index, generation): (u32, u32), value: T, link: u32, bits: u32) {
+        debug_assert!(index == self.free && bits << GENERATION_FIELD & !BITS == 0);
+        let entry = self.slot(index);
+        let next = std::mem::replace(&mut entry.link, link);
+        entry.state = LIVE | bits << GENERATION_FIELD | generation;
+        // What is there holds nothing.
+        std::mem::forget(std::mem::replace(&mut entry.value, value));
+        self.free = next;
+        self.live += 1;
+    }
+
+    /// A new entry with the default value: index and generation.
+    pub fn insert(&mut self) -> Result<(u32, u32)> {
+        let place = self.vacant()?;
+        self.occupy(place, T::default(), NIL, 0);
+        Ok(place)
+    }
+
+    #[cold]
     fn grow(&mut self) -> Result<()> {
         let first = (self.skipped + self.chunks.len()) * CHUNK;
         if first + CHUNK > NIL as usize {
@@ -79,11 +112,18 @@ impl<T: Default> Slab<T> {
     }
 
     pub fn remove(&mut self, index: u32) -> T {
+        let value = std::mem::take(&mut self.slot(index).value);
+        self.free(index);
+        value
+    }
+
+    /// As `remove`, of a value that holds nothing any more; it is left where it is.
+    #[inline]
+    pub fn free(&mut self, index: u32) {
         let free = self.free;
         let entry = self.slot(index);
         debug_assert!(entry.state & LIVE != 0);
-        let value = std::mem::take(&mut entry.value);
-        let generation = entry.state & !LIVE;
+        let generation = entry.generation();
         if generation < GENERATION_MAX {
             entry.state = generation + 1;
             entry.link = free;
@@ -93,7 +133,6 @@ impl<T: Default> Slab<T> {
             entry.state = 0;
         }
         self.live -= 1;
-        value
     }
 
     /// Beyond any chunk for an index that is skipped.
@@ -101,14 +140,17 @@ impl<T: Default> Slab<T> {
     fn chunk(&self, index: u32) -> usize {
         (index as usize / CHUNK).wrapping_sub(self.skipped)
     }
+    #[inline(always)]
     fn slot(&mut self, index: u32) -> &mut Entry<T> {
         let chunk = self.chunk(index);
         &mut self.chunks[chunk][index as usize % CHUNK]
     }
     /// An entry that is known to live.
+    #[inline]
     pub fn at(&self, index: u32) -> &Entry<T> {
         &self.chunks[self.chunk(index)][index as usize % CHUNK]
     }
+    #[inline]
     pub fn at_mut(&mut self, index: u32) -> &mut Entry<T> {
         self.slot(index)
     }
@@ -117,7 +159,7 @@ impl<T: Default> Slab<T> {
     pub fn find(&self, handle: Handle) -> Option<u32> {
         let index = handle.index();
         let entry = &self.chunks.get(self.chunk(index))?[index as usize % CHUNK];
-        (entry.state == LIVE | handle.generation()).then_some(index)
+        entry.is(handle).then_some(index)
     }
     /// As `find`, for who wants the entry itself.
     #[inline]
@@ -125,10 +167,10 @@ impl<T: Default> Slab<T> {
         let index = handle.index();
         let chunk = self.chunk(index);
         let entry = &mut self.chunks.get_mut(chunk)?[index as usize % CHUNK];
-        (entry.state == LIVE | handle.generation()).then_some(entry)
+        entry.is(handle).then_some(entry)
     }
     pub fn generation(&self, index: u32) -> u32 {
-        self.at(index).state & !LIVE
+        self.at(index).generation()
     }
     pub fn live(&self) -> u32 {
         self.live
@@ -227,34 +269,50 @@ impl Fd {
     }
 }
 
+/// A timeout. Its entry's `link` is its position in the heap; its clock and flags are the entry's bits, which makes an
+/// entry 40 bytes.
 pub struct Timeout {
     pub user_data: u64,
     pub deadline: i64,
     pub target: Target,
-    pub pos: u32,
+}
+
+impl Default for Timeout {
+    fn default() -> Self {
+        Timeout { user_data: 0, deadline: NEVER, target: Target::None }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub struct TimeoutKind {
     pub clock: Clock,
     pub release: bool,
     /// Period or slack are in `Registry::extras`.
     pub extra: bool,
 }
 
-impl Default for Timeout {
-    fn default() -> Self {
-        Timeout {
-            user_data: 0,
-            deadline: NEVER,
-            target: Target::None,
-            pos: UNARMED,
-            clock: Clock::Monotonic,
-            release: false,
-            extra: false,
-        }
+impl TimeoutKind {
+    const RELEASE: u32 = 4;
+    const EXTRA: u32 = 8;
+
+    pub fn bits(self) -> u32 {
+        self.clock as u32 | if self.release { Self::RELEASE } else { 0 } | if self.extra { Self::EXTRA } else { 0 }
+    }
+    pub fn after(self) -> After {
+        if self.release { After::Release } else { After::Nothing }
     }
 }
 
-impl Timeout {
-    pub fn after(&self) -> After {
-        if self.release { After::Release } else { After::Nothing }
+impl Entry<Timeout> {
+    #[inline]
+    pub fn kind(&self) -> TimeoutKind {
+        let bits = self.bits();
+        let clock = Clock::ALL[(bits & 3) as usize % Clock::ALL.len()];
+        TimeoutKind { clock, release: bits & TimeoutKind::RELEASE != 0, extra: bits & TimeoutKind::EXTRA != 0 }
+    }
+    #[inline]
+    pub fn is_armed(&self) -> bool {
+        self.link != UNARMED
     }
 }
 
@@ -324,7 +382,16 @@ impl Registry {
     }
 
     /// Keeps what a target needs: a slot or a list node. An error keeps nothing.
+    #[inline(always)]
     pub fn bind(&mut self, spec: Spec, handle: Handle, user_data: u64, after: After) -> Result<Target> {
+        match spec {
+            Spec::Poll => Ok(Target::Poll { node: self.poll.reserve(handle, user_data, after)? }),
+            other => self.bind_other(other, handle, user_data, after),
+        }
+    }
+
+    #[inline(never)]
+    fn bind_other(&mut self, spec: Spec, handle: Handle, user_data: u64, after: After) -> Result<Target> {
         Ok(match spec {
             Spec::None => Target::None,
             Spec::Poll => Target::Poll { node: self.poll.reserve(handle, user_data, after)? },
@@ -340,7 +407,16 @@ impl Registry {
     }
 
     /// Gives back what a target held.
+    #[inline(always)]
     pub fn unbind(&mut self, target: Target) -> Left {
+        match target {
+            Target::Poll { node } => self.poll.release(node),
+            other => self.unbind_other(other),
+        }
+    }
+
+    #[inline(never)]
+    fn unbind_other(&mut self, target: Target) -> Left {
         match target {
             Target::Poll { node } => self.poll.release(node),
             Target::Queue { queue, node } => queue.release(node),
@@ -438,6 +514,11 @@ impl Registry {
         (union, edge)
     }
 
+    #[inline(never)]
+    fn slack_of(&self, timeout: u32) -> i64 {
+        self.extra(timeout).slack.max(self.slack)
+    }
+
     pub fn extra(&self, index: u32) -> Extra {
         self.extras.get(&index).copied().unwrap_or_default()
     }
@@ -459,23 +540,15 @@ impl Nodes for Registry {
         if id & FD_DEADLINE != 0 {
             &mut self.fds.at_mut(id & !FD_DEADLINE).value.pos
         } else {
-            &mut self.timeouts.at_mut(id).value.pos
+            &mut self.timeouts.at_mut(id).link
         }
     }
     #[inline]
-    fn due(&self, id: u32) -> i64 {
+    fn due_and_slack(&self, id: u32) -> (i64, i64) {
         if id & FD_DEADLINE != 0 {
-            self.fds.at(id & !FD_DEADLINE).value.deadline
-        } else {
-            self.timeouts.at(id).value.deadline
+            return (self.fds.at(id & !FD_DEADLINE).value.deadline, self.slack);
         }
-    }
-    #[inline]
-    fn slack(&self, id: u32) -> i64 {
-        if id & FD_DEADLINE != 0 {
-            return self.slack;
-        }
-        let timeout = &self.timeouts.at(id).value;
-        if timeout.extra { self.extra(id).slack.max(self.slack) } else { self.slack }
+        let entry = self.timeouts.at(id);
+        (entry.value.deadline, if entry.kind().extra { self.slack_of(id) } else { self.slack })
     }
 }

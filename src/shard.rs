@@ -105,6 +105,7 @@ impl Shard {
         })
     }
 
+    #[inline]
     pub fn lock(&self) -> Guard<'_> {
         self.state.lock()
     }
@@ -133,12 +134,16 @@ impl Shard {
     }
 
     /// Releases the lock, then does what was decided under it: wakes the driver, delivers.
-    pub fn finish(&self, all: &Shared, mut st: Guard<'_>, batch: &mut Batch) {
+    #[inline(always)]
+    pub fn finish(&self, all: &Shared, st: Guard<'_>, batch: &mut Batch) {
+        if batch.is_empty() { self.release(st) } else { self.finish_with(all, st, batch) }
+    }
+
+    #[inline(never)]
+    fn finish_with(&self, all: &Shared, mut st: Guard<'_>, batch: &mut Batch) {
         let token = batch.is_foreign().then(|| st.deliveries.begin());
         self.release(st);
-        if !batch.is_empty() {
-            all.deliver(batch);
-        }
+        all.deliver(batch);
         if let Some(token) = token {
             if self.lock().deliveries.end(token) {
                 self.notify_rare();
@@ -222,7 +227,7 @@ impl Shard {
         let delivered_before = st.counters.events;
         let Driver { events, batch } = driver;
         if let (true, Some(sink)) = (by_poll, &mut sink) {
-            sink.fill(&mut st.reg.poll);
+            st.fill(sink);
         }
         let env = self.env(&all.fds);
         macro_rules! out {
@@ -417,7 +422,7 @@ impl Shard {
                 // The waiter goes on driving; what it has collected for us is here.
                 let mut batch = Batch::default();
                 st = self.relook(all, st, &mut batch);
-                sink.fill(&mut st.reg.poll);
+                st.fill(&mut sink);
                 st.reap(self.env(&all.fds), &mut Out { batch: &mut batch, sink: None, from: None });
                 self.finish(all, st, &mut batch);
                 return Ok(sink.n as i32);

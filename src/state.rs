@@ -17,7 +17,7 @@ use crate::target::queue::Queue;
 use crate::target::ready_list::{After, In, Left, Pushed, ReadyList};
 use crate::target::slot::{self, Slot, Slots};
 use crate::target::{Batch, News, Notification, Target};
-use crate::timers::{Timers, UNARMED};
+use crate::timers::{self, Nodes, Timers, UNARMED};
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 
@@ -64,15 +64,6 @@ impl<'a> Sink<'a> {
     }
     pub fn is_full(&self) -> bool {
         self.n == self.out.len()
-    }
-
-    /// Takes what earlier turns, or other threads, have left for `bell_poll`.
-    pub fn fill(&mut self, list: &mut ReadyList) {
-        while !self.is_full() {
-            let Some(event) = list.pop() else { return };
-            self.out[self.n].write(event);
-            self.n += 1;
-        }
     }
 }
 
@@ -371,6 +362,21 @@ impl State {
 
     // ---- firing
 
+    /// Takes what earlier turns, or other threads, have left for `bell_poll`.
+    pub fn fill(&mut self, sink: &mut Sink) {
+        while !sink.is_full() {
+            let Some((event, node, after)) = self.reg.poll.pop_node() else { return };
+            sink.out[sink.n].write(event);
+            sink.n += 1;
+            let handle = Handle(event.handle);
+            if after == After::Release && handle.is(Kind::Timeout) {
+                self.free_timeout(handle.index()); // now, while it is at hand; an fd takes a system call, and `reap`
+            } else {
+                self.reg.poll.drained(node);
+            }
+        }
+    }
+
     /// Delivers to a registration of an fd, which may be freed by that.
     pub fn fire_fd(&mut self, env: Env, index: u32, ready: Ready, status: i32, out: &mut Out) {
         let handle = self.reg.fd_handle(index);
@@ -405,8 +411,14 @@ impl State {
             self.sync_kernel_or_tell(env, head, true, out);
         }
         self.cancel_deadline(index);
-        let fd = self.reg.fds.remove(index);
-        self.reg.unbind(fd.target).is_news()
+        self.drop_fd(index).is_news()
+    }
+
+    /// Gives back an entry that is in no list and not armed, and what its target held.
+    pub fn drop_fd(&mut self, index: u32) -> Left {
+        let target = std::mem::take(&mut self.reg.fds.at_mut(index).value.target);
+        self.reg.fds.free(index);
+        self.reg.unbind(target)
     }
 
     /// The usual events, each in one step: a single EDGE registration, armed as long as it lives, of an fd that the
@@ -537,10 +549,12 @@ impl State {
             return self.fire_deadline(env, id & !FD_DEADLINE, now, looked_at_all, out);
         }
         let handle = self.reg.timeout_handle(id);
-        let period = if self.reg.timeouts.at(id).value.extra { self.reg.extra(id).period } else { 0 };
-        let timeout = &mut self.reg.timeouts.at_mut(id).value;
-        let due = timeout.deadline;
+        let entry = self.reg.timeouts.at(id);
+        let kind = entry.kind();
+        let due = entry.value.deadline;
         count_lateness(&mut self.counters, now - due);
+        let period = if kind.extra { self.reg.extra(id).period } else { 0 };
+        let timeout = &mut self.reg.timeouts.at_mut(id).value;
         let mut expirations = 1;
         if period > 0 {
             let missed = (now - due) / period;
@@ -554,11 +568,10 @@ impl State {
             status: 0,
             data: expirations,
             add: true,
-            after: timeout.after(),
+            after: kind.after(),
         };
-        let clock = timeout.clock;
-        let release = timeout.release && !is_listed(&timeout.target);
-        deliver(
+        let listed = is_listed(&timeout.target);
+        let told = deliver(
             &mut timeout.target,
             &news,
             Interest::READ,
@@ -569,9 +582,10 @@ impl State {
         );
         if period > 0 {
             // The heap has just given up an item, so there is room: this cannot fail for want of memory.
-            let _ = self.timers[clock as usize].insert(&mut self.reg, id);
+            let hard = self.hard(id);
+            let _ = self.timers[kind.clock as usize].insert(&mut self.reg, id, hard);
         }
-        if release {
+        if kind.release && (!listed || told == Told::Straight) {
             self.rouse_slot(&self.reg.timeouts.at(id).value.target, out);
             self.free_timeout(id);
         }
@@ -645,9 +659,9 @@ impl State {
             (&mut fd.target, fd.user_data, after, release, fd.interest)
         } else {
             let Some(entry) = self.reg.timeouts.find_mut(handle) else { return Ok(()) };
+            let kind = entry.kind();
             let timeout = &mut entry.value;
-            let (after, release) = (timeout.after(), timeout.release);
-            (&mut timeout.target, timeout.user_data, after, release, Interest::READ)
+            (&mut timeout.target, timeout.user_data, kind.after(), kind.release, Interest::READ)
         };
         let news = News { handle, user_data, ready, status, data, add: handle.is(Kind::Timeout), after };
         let release = release && !is_listed(target);
@@ -772,6 +786,7 @@ impl State {
     // ---- deadlines
 
     /// A deadline was armed or moved: must the driver hear of it?
+    #[inline(always)]
     fn note_deadline(&mut self, env: Env, clock: Clock, hard: i64) -> Result<()> {
         let c = clock as usize;
         if clock == Clock::Monotonic {
@@ -789,14 +804,15 @@ impl State {
         Ok(())
     }
 
+    #[inline(always)]
     fn hard(&self, id: u32) -> i64 {
-        use crate::timers::Nodes;
-        self.reg.due(id).saturating_add(self.reg.slack(id)).min(NEVER - 1)
+        timers::hard(self.reg.due_and_slack(id))
     }
 
-    /// Arms the timer of an entry whose deadline is set. An error has changed nothing.
-    fn arm(&mut self, env: Env, clock: Clock, id: u32) -> Result<()> {
-        let hard = self.timers[clock as usize].insert(&mut self.reg, id)?;
+    /// Arms the timer of an entry whose deadline is set; `hard` is its hard time. An error has changed nothing.
+    #[inline(always)]
+    pub fn arm(&mut self, env: Env, clock: Clock, id: u32, hard: i64) -> Result<()> {
+        self.timers[clock as usize].insert(&mut self.reg, id, hard)?;
         if let Err(e) = self.note_deadline(env, clock, hard) {
             self.timers[clock as usize].remove(&mut self.reg, id);
             return Err(e);
@@ -816,8 +832,9 @@ impl State {
         }
         fd.deadline = deadline;
         if !armed {
+            let hard = self.hard(id);
             return self
-                .arm(env, Clock::Monotonic, id)
+                .arm(env, Clock::Monotonic, id, hard)
                 .inspect_err(|_| self.reg.fds.at_mut(index).value.deadline = old);
         }
         self.move_timer(env, Clock::Monotonic, id, deadline < old).inspect_err(|_| {
@@ -829,7 +846,7 @@ impl State {
     #[inline]
     pub fn postpone(&mut self, handle: Handle, deadline: i64) -> bool {
         let found = if handle.is(Kind::Timeout) {
-            self.reg.timeouts.find_mut(handle).map(|e| (e.value.pos, &mut e.value.deadline))
+            self.reg.timeouts.find_mut(handle).map(|e| (e.link, &mut e.value.deadline))
         } else if handle.is(Kind::Fd) {
             self.reg.fds.find_mut(handle).map(|e| (e.value.pos, &mut e.value.deadline))
         } else {
@@ -868,39 +885,49 @@ impl State {
 
     /// Arms a timeout, or moves it if it is armed.
     pub fn set_timeout(&mut self, env: Env, index: u32, deadline: i64) -> Result<()> {
-        let timeout = &mut self.reg.timeouts.at_mut(index).value;
-        let (old, armed, clock) = (timeout.deadline, timeout.pos != UNARMED, timeout.clock);
+        let entry = self.reg.timeouts.at_mut(index);
+        let (old, armed, clock) = (entry.value.deadline, entry.is_armed(), entry.kind().clock);
         if deadline == NEVER {
             self.cancel_timeout(index);
             return Ok(());
         }
-        timeout.deadline = deadline;
+        entry.value.deadline = deadline;
         if !armed {
-            return self.arm(env, clock, index).inspect_err(|_| self.reg.timeouts.at_mut(index).value.deadline = old);
+            let hard = self.hard(index);
+            return self
+                .arm(env, clock, index, hard)
+                .inspect_err(|_| self.reg.timeouts.at_mut(index).value.deadline = old);
         }
         self.move_timer(env, clock, index, deadline < old).inspect_err(|_| {
             self.reg.timeouts.at_mut(index).value.deadline = old;
         })
     }
 
+    #[inline]
     fn cancel_timeout(&mut self, index: u32) {
-        let timeout = &mut self.reg.timeouts.at_mut(index).value;
-        timeout.deadline = NEVER;
-        let clock = timeout.clock;
-        if timeout.pos != UNARMED {
+        let entry = self.reg.timeouts.at_mut(index);
+        entry.value.deadline = NEVER;
+        let clock = entry.kind().clock;
+        if entry.is_armed() {
             self.timers[clock as usize].remove(&mut self.reg, index);
             self.counters.timers_cancelled += 1;
         }
     }
 
     /// True: its target held news that nobody has seen.
-    fn free_timeout(&mut self, index: u32) -> bool {
-        self.cancel_timeout(index);
-        let timeout = self.reg.timeouts.remove(index);
-        if timeout.extra {
+    #[inline]
+    pub fn free_timeout(&mut self, index: u32) -> bool {
+        let entry = self.reg.timeouts.at_mut(index);
+        let (kind, armed, target) = (entry.kind(), entry.is_armed(), std::mem::take(&mut entry.value.target));
+        if armed {
+            self.timers[kind.clock as usize].remove(&mut self.reg, index);
+            self.counters.timers_cancelled += 1;
+        }
+        if kind.extra {
             self.reg.extras.remove(&index);
         }
-        self.reg.unbind(timeout.target).is_news()
+        self.reg.timeouts.free(index);
+        self.reg.unbind(target).is_news()
     }
 
     // ---- cancelling
@@ -911,9 +938,10 @@ impl State {
             Some(Kind::Fd) => self.unregister_fd(env, handle, out),
             Some(Kind::Timeout) => {
                 let index = self.reg.timeouts.find(handle).ok_or(Error::STALE)?;
-                let timeout = &self.reg.timeouts.at(index).value;
-                let armed = timeout.target.is_unspent() || timeout.pos != UNARMED && !timeout.target.is_spent();
-                self.end_slot(&self.reg.timeouts.at(index).value.target, out);
+                let entry = self.reg.timeouts.at(index);
+                let target = &entry.value.target;
+                let armed = target.is_unspent() || entry.is_armed() && !target.is_spent();
+                self.end_slot(target, out);
                 self.rouse |= self.role == Role::Waiter && self.driver.is_none();
                 let unseen = self.free_timeout(index);
                 Ok(if armed || unseen { BELL_CANCELLED as i32 } else { BELL_FIRED })
@@ -1032,6 +1060,14 @@ fn tell_slot(slot: &Slot, ready: Ready, interest: Interest, counters: &mut bell_
     }
 }
 
+/// Where news went.
+#[derive(PartialEq, Eq)]
+enum Told {
+    /// To the array of the caller of `bell_poll`, who has it now.
+    Straight,
+    Elsewhere,
+}
+
 /// The one place where news goes to a target (but for what `dispatch_edges` knows a shorter way for).
 #[inline(always)] // into `dispatch_edges` above all: a call for each event is a third of its price
 fn deliver(
@@ -1042,7 +1078,7 @@ fn deliver(
     poll: &mut ReadyList,
     counters: &mut bell_counters,
     out: &mut Out,
-) {
+) -> Told {
     counters.events += 1;
     match target {
         Target::None => counters.events -= 1,
@@ -1058,11 +1094,12 @@ fn deliver(
                         data: news.data,
                     });
                     sink.n += 1;
-                    if news.after != After::Nothing {
+                    // A timeout that releases itself is freed at once, by `fire_timer`.
+                    if news.after != After::Nothing && !news.handle.is(Kind::Timeout) {
                         poll.cancel(*node);
                         poll.drained(*node);
                     }
-                    return;
+                    return Told::Straight;
                 }
             }
             if poll.push(*node, news) == Pushed::Merged {
@@ -1086,6 +1123,7 @@ fn deliver(
             }
         }
     }
+    Told::Elsewhere
 }
 
 pub fn zero_counters() -> bell_counters {

@@ -158,21 +158,34 @@ unsafe fn read_sized<'a, T: Sized32>(at: *const T) -> Result<&'a T> {
     }
     // SAFETY: aligned, and the caller says that it is there; `size` is the first field.
     let size = unsafe { at.cast::<u32>().read() } as usize;
-    if size < size_of::<T>() || size > LARGEST {
-        return Err(Error::ABI);
-    }
-    // SAFETY: the caller says that `size` bytes are there.
-    let bytes = unsafe { std::slice::from_raw_parts(at.cast::<u8>(), size) };
-    if bytes[size_of::<T>()..].iter().any(|b| *b != 0) {
-        return Err(Error::TOOBIG);
+    if size != size_of::<T>() {
+        if size < size_of::<T>() || size > LARGEST {
+            return Err(Error::ABI);
+        }
+        // SAFETY: the caller says that `size` bytes are there.
+        let bytes = unsafe { std::slice::from_raw_parts(at.cast::<u8>(), size) };
+        if bytes[size_of::<T>()..].iter().any(|b| *b != 0) {
+            return Err(Error::TOOBIG);
+        }
     }
     // SAFETY: at least `size_of::<T>()` bytes, and any pattern is a `T`.
     Ok(unsafe { &*at })
 }
 
 /// A target from C. Nothing of it is taken: whoever binds it does.
-#[inline]
+#[inline(always)]
 fn decode_target(m: &Manager, t: &bell_target) -> Result<Spec> {
+    let plain =
+        t.flags == 0 && t.fd == 0 && t.capability == 0 && t.word.is_null() && t.stable_ptr.is_null() && t.queue == 0;
+    match t.kind {
+        BELL_TARGET_POLL if plain => Ok(Spec::Poll),
+        BELL_TARGET_SLOT if plain => Ok(Spec::Slot),
+        _ => decode_any_target(m, t),
+    }
+}
+
+#[inline(never)]
+fn decode_any_target(m: &Manager, t: &bell_target) -> Result<Spec> {
     // Every field must be what its kind uses, or zero.
     let unused = |kind: u32| {
         (t.kind == BELL_TARGET_WAKE_FD || (t.fd == 0 && t.flags == 0))

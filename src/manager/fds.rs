@@ -11,7 +11,6 @@ use crate::shard::{Guard, Shard};
 use crate::state::{Env, Out, State};
 use crate::target::ready_list::Left;
 use crate::target::{Batch, Spec, Target};
-use crate::timers::UNARMED;
 
 pub struct FdSpec {
     pub fd: i32,
@@ -163,13 +162,14 @@ impl Manager {
             Some(Kind::Fd) => rearm_fd(st, env, handle, target, deadline, out),
             Some(Kind::Timeout) => {
                 let index = st.reg.timeouts.find(handle).ok_or(Error::STALE)?;
-                let timeout = &st.reg.timeouts.at(index).value;
+                let entry = st.reg.timeouts.at(index);
+                let timeout = &entry.value;
                 if target.is_none() && matches!(timeout.target, Target::None)
                     || matches!(target, Some(Spec::Mvar(_))) && st.reg.extra(index).period > 0
                 {
                     return Err(Error::INVAL);
                 }
-                let (user_data, after) = (timeout.user_data, timeout.after());
+                let (user_data, after) = (timeout.user_data, entry.kind().after());
                 let bound = bind_new(st, target, handle, user_data, after)?;
                 if let Err(e) = st.set_timeout(env, index, deadline) {
                     undo_bind(st, bound);
@@ -239,9 +239,10 @@ impl Manager {
                 if matches!(target, Spec::Mvar(_)) && st.reg.extra(index).period > 0 {
                     return Err(Error::INVAL);
                 }
-                let timeout = &st.reg.timeouts.at(index).value;
-                let (user_data, after) = (timeout.user_data, timeout.after());
-                let armed = timeout.target.is_unspent() || timeout.pos != UNARMED && !timeout.target.is_spent();
+                let entry = st.reg.timeouts.at(index);
+                let timeout = &entry.value;
+                let (user_data, after) = (timeout.user_data, entry.kind().after());
+                let armed = timeout.target.is_unspent() || entry.is_armed() && !timeout.target.is_spent();
                 let new = st.reg.bind(target, handle, user_data, after)?;
                 let old = std::mem::replace(&mut st.reg.timeouts.at_mut(index).value.target, new);
                 let left = st.unbind(old, out);
@@ -392,32 +393,24 @@ fn check_held(target: &Target, mode: Mode) -> Result<()> {
 
 /// An armed entry with its target bound and its deadline set, not in any list.
 fn make_entry(st: &mut State, env: Env, spec: FdSpec) -> Result<u32> {
-    let (index, generation) = st.reg.fds.insert()?;
+    let place @ (index, generation) = st.reg.fds.vacant()?;
     let handle = Handle::new(Kind::Fd, st.reg.shard, index, generation);
-    let fd = &mut st.reg.fds.at_mut(index).value;
-    (fd.fd, fd.interest, fd.mode, fd.user_data) = (spec.fd, spec.interest, spec.mode, spec.user_data);
+    let FdSpec { fd, interest, mode, user_data, .. } = spec;
+    let mut fd = Fd { fd, interest, mode, user_data, ..Fd::default() };
     fd.set(ARMED, true);
     fd.set(RELEASE, spec.auto_release);
     fd.set(EXCLUSIVE, spec.exclusive);
-    let after = fd.after();
-    let made = match st.reg.bind(spec.target, handle, spec.user_data, after) {
-        Ok(target) => {
-            st.reg.fds.at_mut(index).value.target = target;
-            st.set_deadline(env, index, spec.deadline_ns)
-        }
-        Err(e) => Err(e),
-    };
-    if let Err(e) = made {
-        drop_entry(st, index);
-        return Err(e);
+    fd.target = st.reg.bind(spec.target, handle, user_data, fd.after())?;
+    st.reg.fds.occupy(place, fd, NIL, 0);
+    if spec.deadline_ns != NEVER {
+        st.set_deadline(env, index, spec.deadline_ns).inspect_err(|_| drop_entry(st, index))?;
     }
     Ok(index)
 }
 
 fn drop_entry(st: &mut State, index: u32) {
     st.cancel_deadline(index);
-    let fd = st.reg.fds.remove(index);
-    st.reg.unbind(fd.target);
+    st.drop_fd(index);
 }
 
 fn register_exclusive(st: &mut State, env: Env, spec: FdSpec) -> Result<u64> {

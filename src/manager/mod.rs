@@ -26,7 +26,6 @@ use crate::sync::Mutex;
 use crate::target::mvar::GhcOps;
 use crate::target::queue::Queue;
 use crate::target::{Batch, Notification, Spec, Target};
-use crate::timers::UNARMED;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -156,9 +155,9 @@ impl Manager {
             at = 0;
             while let Some(index) = st.reg.timeouts.next(at) {
                 at = index + 1;
-                let timeout = &mut st.reg.timeouts.at_mut(index).value;
-                let armed = timeout.pos != UNARMED;
-                let target = std::mem::take(&mut timeout.target);
+                let timeout = st.reg.timeouts.at_mut(index);
+                let armed = timeout.is_armed();
+                let target = std::mem::take(&mut timeout.value.target);
                 st = self.tell_one(shard, st, target, armed, &mut batch);
             }
             at = 0;
@@ -212,18 +211,30 @@ impl Manager {
         }
     }
 
+    #[inline]
     fn shard(&self, handle: Handle) -> Result<&Shard> {
         match handle.kind() {
-            Some(Kind::Queue) => Err(self.queue(handle).err().unwrap_or(Error::INVAL)),
+            Some(Kind::Queue) => Err(self.not_a_shard_s(handle)),
             None => Err(Error::STALE),
             Some(_) => self.all.shards.get(handle.shard()).ok_or(Error::STALE),
         }
+    }
+    /// A queue's handle, where only others may be.
+    #[cold]
+    fn not_a_shard_s(&self, queue: Handle) -> Error {
+        self.queue(queue).err().unwrap_or(Error::INVAL)
     }
     fn numbered(&self, shard: u32) -> Result<&Shard> {
         self.all.shards.get(shard as usize).ok_or(Error::INVAL)
     }
 
+    #[inline(always)]
     fn place(&self, shard: u32, target: &Spec) -> Result<usize> {
+        if (shard as usize) < self.all.shards.len() { Ok(shard as usize) } else { self.choose_place(shard, target) }
+    }
+
+    #[inline(never)]
+    fn choose_place(&self, shard: u32, target: &Spec) -> Result<usize> {
         let count = self.all.shards.len();
         match shard {
             // Where nobody drives but who waits for the queue, only its shard is driven.
@@ -233,7 +244,6 @@ impl Manager {
             },
             BELL_SHARD_ANY => Ok(self.next.fetch_add(1, Relaxed) % count),
             BELL_SHARD_CURRENT_CPU => Ok(current_cpu() % count),
-            n if (n as usize) < count => Ok(n as usize),
             _ => Err(Error::INVAL),
         }
     }

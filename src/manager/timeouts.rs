@@ -6,9 +6,10 @@ use crate::backend::{self};
 use crate::error::{Error, Result};
 use crate::event::{Clock, Handle, Kind, Mode, NEVER};
 use crate::registry::*;
+use crate::shard::{Guard, Shard};
 use crate::state::{Env, State};
 use crate::target::Spec;
-use crate::timers::UNARMED;
+use crate::timers::{self, UNARMED};
 
 pub struct TimeoutSpec {
     pub clock: Clock,
@@ -22,6 +23,7 @@ pub struct TimeoutSpec {
 }
 
 impl Manager {
+    #[inline(always)] // into the one call of the C interface that asks for it: the spec need not be put together
     pub fn register_timeout(&self, spec: TimeoutSpec) -> Result<u64> {
         self.check_target(&spec.target)?;
         if spec.period_ns > 0 && (spec.auto_release || matches!(spec.target, Spec::Mvar(_))) {
@@ -43,12 +45,24 @@ impl Manager {
 
     pub fn update_timeout(&self, handle: u64, deadline: i64) -> Result<i32> {
         let handle = Handle(handle);
-        let shard = self.shard(handle)?;
+        // Whose kind of handle it is will show.
+        let shard = self.all.shards.get(handle.shard()).ok_or(Error::STALE)?;
         let mut st = shard.lock();
         if st.postpone(handle, deadline) {
             return Ok(0);
         }
-        let moved = move_deadline(&mut st, shard.env(&self.all.fds), handle, deadline);
+        self.move_deadline(shard, st, handle, deadline)
+    }
+
+    #[inline(never)]
+    fn move_deadline(&self, shard: &Shard, mut st: Guard, handle: Handle, deadline: i64) -> Result<i32> {
+        let moved = match handle.kind() {
+            Some(Kind::Fd | Kind::Timeout) => move_deadline(&mut st, shard.env(&self.all.fds), handle, deadline),
+            _ => {
+                drop(st);
+                return Err(self.shard(handle).err().unwrap_or(Error::INVAL));
+            }
+        };
         shard.release(st);
         moved
     }
@@ -62,8 +76,8 @@ impl Manager {
             }
             Some(Kind::Timeout) => {
                 let index = st.reg.timeouts.find(handle).ok_or(Error::STALE)?;
-                let timeout = &st.reg.timeouts.at(index).value;
-                Ok(if timeout.pos == UNARMED { NEVER } else { timeout.deadline })
+                let entry = st.reg.timeouts.at(index);
+                Ok(if entry.is_armed() { entry.value.deadline } else { NEVER })
             }
             _ => Err(Error::INVAL),
         })
@@ -119,8 +133,8 @@ fn move_deadline(st: &mut State, env: Env, handle: Handle, deadline: i64) -> Res
         }
         Some(Kind::Timeout) => {
             let index = st.reg.timeouts.find(handle).ok_or(Error::STALE)?;
-            let timeout = &st.reg.timeouts.at(index).value;
-            if timeout.pos == UNARMED && timeout.deadline != NEVER {
+            let entry = st.reg.timeouts.at(index);
+            if !entry.is_armed() && entry.value.deadline != NEVER {
                 return Ok(BELL_FIRED);
             }
             st.set_timeout(env, index, deadline).map(|()| 0)
@@ -129,29 +143,26 @@ fn move_deadline(st: &mut State, env: Env, handle: Handle, deadline: i64) -> Res
     }
 }
 
+#[inline(always)]
 fn make_timeout(st: &mut State, env: Env, spec: TimeoutSpec) -> Result<u64> {
-    let (index, generation) = st.reg.timeouts.insert()?;
+    let TimeoutSpec { clock, auto_release: release, deadline_ns: deadline, period_ns, slack_ns, user_data, .. } = spec;
+    let kind = TimeoutKind { clock, release, extra: period_ns > 0 || slack_ns > 0 };
+    let place @ (index, generation) = st.reg.timeouts.vacant()?;
     let handle = Handle::new(Kind::Timeout, st.reg.shard, index, generation);
-    let timeout = &mut st.reg.timeouts.at_mut(index).value;
-    timeout.user_data = spec.user_data;
-    timeout.clock = spec.clock;
-    timeout.release = spec.auto_release;
-    timeout.extra = spec.period_ns > 0 || spec.slack_ns > 0;
-    let (extra, after) = (timeout.extra, timeout.after());
-    let made = (|| {
-        if extra {
-            st.reg.extras.try_reserve(1).map_err(|_| Error::NOMEM)?;
-            st.reg.extras.insert(index, Extra { period: spec.period_ns, slack: spec.slack_ns });
+    if kind.extra {
+        st.reg.extras.try_reserve(1).map_err(|_| Error::NOMEM)?;
+    }
+    let target = st.reg.bind(spec.target, handle, user_data, kind.after())?;
+    st.reg.timeouts.occupy(place, Timeout { user_data, deadline, target }, UNARMED, kind.bits());
+    if kind.extra {
+        st.reg.extras.insert(index, Extra { period: period_ns, slack: slack_ns });
+    }
+    if deadline != NEVER {
+        let hard = timers::hard((deadline, slack_ns.max(st.reg.slack)));
+        if let Err(e) = st.arm(env, clock, index, hard) {
+            st.free_timeout(index);
+            return Err(e);
         }
-        let target = st.reg.bind(spec.target, handle, spec.user_data, after)?;
-        st.reg.timeouts.at_mut(index).value.target = target;
-        st.set_timeout(env, index, spec.deadline_ns)
-    })();
-    if let Err(e) = made {
-        let timeout = st.reg.timeouts.remove(index);
-        st.reg.extras.remove(&index);
-        st.reg.unbind(timeout.target);
-        return Err(e);
     }
     Ok(handle.0)
 }
