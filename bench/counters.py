@@ -21,13 +21,13 @@ W3 = dict(n=256, block=64)
 # User instructions of an operation, reads, writes and the caller's loop included. (limit, row, variant, options, the
 # option that is made longer, from, to, operations in each)
 INSTRUCTIONS = {
-    "an event to POLL": (95, "w1", "poll", W1, "events", 1000, 5000, 1),
-    "an event to SLOT": (157, "w1", "slot", W1, "events", 1000, 5000, 1),
-    "an event to QUEUE": (100, "w1", "queue", W1, "events", 1000, 5000, 1),
-    "an event to POLL, its deadline moved": (222, "w1t", "poll", W1, "events", 1000, 5000, 1),
-    "an fd registered and unregistered": (1350, "w3", "single", W3, "events", 1024, 4096, 1.125),
-    "a timeout moved later": (143, "w4m", "poll", dict(n=100), "events", 1000, 9000, 1.125),
-    "a timeout armed, then cancelled, moved or fired": (665, "w4", "poll", {}, "n", 1000, 4000, 2.75),
+    "an event to POLL": (94, "w1", "poll", W1, "events", 1000, 5000, 1),
+    "an event to SLOT": (154, "w1", "slot", W1, "events", 1000, 5000, 1),
+    "an event to QUEUE": (99.5, "w1", "queue", W1, "events", 1000, 5000, 1),
+    "an event to POLL, its deadline moved": (204, "w1t", "poll", W1, "events", 1000, 5000, 1),
+    "an fd registered and unregistered": (1130, "w3", "single", W3, "events", 1024, 4096, 1.125),
+    "a timeout moved later": (123, "w4m", "poll", dict(n=100), "events", 1000, 9000, 1.125),
+    "a timeout armed, then cancelled, moved or fired": (635, "w4", "poll", {}, "n", 1000, 4000, 2.25),
 }
 
 # System calls of an operation: which are counted (all if None), and how many there may be.
@@ -51,11 +51,11 @@ SYSTEM_CALLS = {
 # Bytes of heap for each of 10,000, by mallinfo2: vectors that grow by doubling are counted as they are.
 BYTES = {
     "an fd with a slot": (83, "fds-slot"),
-    "an fd with target POLL": (122, "fds-poll"),
-    "an fd with target QUEUE": (122, "fds-queue"),
-    "a timeout with target FUTEX": (67, "timeouts-futex"),
-    "a timeout with target SLOT": (80, "timeouts-slot"),
-    "a timeout with target POLL": (119, "timeouts-poll"),
+    "an fd with target POLL": (112, "fds-poll"),
+    "an fd with target QUEUE": (112, "fds-queue"),
+    "a timeout with target FUTEX": (59, "timeouts-futex"),
+    "a timeout with target SLOT": (72, "timeouts-slot"),
+    "a timeout with target POLL": (100, "timeouts-poll"),
 }
 
 

@@ -1,4 +1,5 @@
-"""The report page, made from the JSON of each row: nothing in it is written by hand but the sentences below."""
+"""The report page, made from the JSON of each row: nothing in it is written by hand but the sentences below and what
+TRIED.md says."""
 
 import json
 import pathlib
@@ -123,4 +124,6 @@ def write(folder, path):
             out += [f'| {n} | {s["median"]:.3f} | {s["quartiles"][0]:.3f} to {s["quartiles"][1]:.3f} |' for n, s in pairs]
         out += ["", "</details>"]
     out += haskell_rows(path)
+    tried = path.parent / "TRIED.md"
+    out += ["", tried.read_text().rstrip()] if tried.exists() else []
     path.write_text("\n".join(out) + "\n")
