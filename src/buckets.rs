@@ -52,7 +52,7 @@ impl<T: Default> Buckets<T> {
         if self.buckets[bucket].get().is_none() {
             let size = 1usize << (FIRST as usize + bucket);
             let mut items = Vec::new();
-            items.try_reserve_exact(size).map_err(|_| Error::NOMEM)?;
+            crate::heap::exact_room(&mut items, size)?;
             items.resize_with(size, T::default);
             // Another thread may have been faster: its bucket stays, ours is dropped.
             let _ = self.buckets[bucket].set(items.into_boxed_slice());

@@ -84,15 +84,3 @@ fn errno(errno: i32) -> &'static CStr {
         _ => c"unknown error",
     }
 }
-
-/// Room for one more. By doubling while that is little, then by an eighth: there is an item for each timeout, so half of
-/// the room might otherwise stay empty for good.
-#[inline]
-pub fn make_room<T>(list: &mut Vec<T>) -> Result<()> {
-    #[cold]
-    fn grow<T>(list: &mut Vec<T>) -> Result<()> {
-        let more = if list.len() < 4096 { list.len().max(16) } else { list.len() / 8 };
-        list.try_reserve_exact(more).map_err(|_| Error::NOMEM)
-    }
-    if list.len() == list.capacity() { grow(list) } else { Ok(()) }
-}

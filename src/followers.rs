@@ -1,6 +1,7 @@
 //! Waiters that sleep on their words while another one drives: a list in one vector, so that ten thousand threads can
 //! come and go without an allocation each, in constant time.
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::heap;
 use crate::sync::Word;
 
 const NIL: u32 = u32::MAX;
@@ -38,7 +39,7 @@ impl Followers {
             self.nodes[at as usize] = node;
             at
         } else {
-            self.nodes.try_reserve(1).map_err(|_| Error::NOMEM)?;
+            heap::room(&mut self.nodes, 1)?;
             self.nodes.push(node);
             self.nodes.len() as u32 - 1
         };

@@ -2,16 +2,67 @@
 //! say so and go on.
 use crate::error::{Error, Result};
 use std::alloc::{Layout, alloc};
+use std::collections::TryReserveError;
 use std::fmt;
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
+/// A point where memory may be refused: the simulator's faults come in here.
+#[cfg(not(doorbell_sim))]
+#[inline(always)]
+fn is_refused() -> bool {
+    false
+}
+#[cfg(doorbell_sim)]
+use crate::tests::sim::sched::is_refused;
+
+/// Room for `more` items beside the `len` that there are, if that is more than `capacity`.
+#[inline]
+pub fn reserve(
+    capacity: usize,
+    len: usize,
+    more: usize,
+    ask: impl FnOnce() -> std::result::Result<(), TryReserveError>,
+) -> Result<()> {
+    if capacity - len >= more {
+        return Ok(());
+    }
+    if is_refused() {
+        return Err(Error::NOMEM);
+    }
+    ask().map_err(|_| Error::NOMEM)
+}
+
+#[inline]
+pub fn room<T>(list: &mut Vec<T>, more: usize) -> Result<()> {
+    reserve(list.capacity(), list.len(), more, || list.try_reserve(more))
+}
+/// Without room to spare.
+#[inline]
+pub fn exact_room<T>(list: &mut Vec<T>, more: usize) -> Result<()> {
+    reserve(list.capacity(), list.len(), more, || list.try_reserve_exact(more))
+}
+
+/// Room for one more. By doubling while that is little, then by an eighth: there is an item for each timeout, so half of
+/// the room might otherwise stay empty for good.
+#[inline]
+pub fn make_room<T>(list: &mut Vec<T>) -> Result<()> {
+    #[cold]
+    fn grow<T>(list: &mut Vec<T>) -> Result<()> {
+        exact_room(list, if list.len() < 4096 { list.len().max(16) } else { list.len() / 8 })
+    }
+    if list.len() == list.capacity() { grow(list) } else { Ok(()) }
+}
+
 pub fn boxed<T>(value: T) -> Result<Box<T>> {
     let layout = Layout::new::<T>();
     if layout.size() == 0 {
         return Ok(Box::new(value)); // takes no memory
+    }
+    if is_refused() {
+        return Err(Error::NOMEM);
     }
     // SAFETY: the size is not 0.
     let at = unsafe { alloc(layout) }.cast::<T>();
@@ -28,7 +79,7 @@ pub fn boxed<T>(value: T) -> Result<Box<T>> {
 /// `n` values, the first error of `make` instead. It has no spare room, so that it becomes a boxed slice in place.
 pub fn filled<T>(n: usize, make: impl FnMut(usize) -> Result<T>) -> Result<Vec<T>> {
     let mut list = Vec::new();
-    list.try_reserve_exact(n).map_err(|_| Error::NOMEM)?;
+    exact_room(&mut list, n)?;
     for value in (0..n).map(make) {
         list.push(value?);
     }
@@ -36,7 +87,7 @@ pub fn filled<T>(n: usize, make: impl FnMut(usize) -> Result<T>) -> Result<Vec<T
 }
 
 pub fn push<T>(list: &mut Vec<T>, value: T) -> Result<()> {
-    list.try_reserve(1).map_err(|_| Error::NOMEM)?;
+    room(list, 1)?;
     list.push(value);
     Ok(())
 }
@@ -104,7 +155,7 @@ pub struct Text(pub Vec<u8>);
 
 impl fmt::Write for Text {
     fn write_str(&mut self, s: &str) -> fmt::Result {
-        self.0.try_reserve(s.len()).map_err(|_| fmt::Error)?;
+        room(&mut self.0, s.len()).map_err(|_| fmt::Error)?;
         self.0.extend_from_slice(s.as_bytes());
         Ok(())
     }

@@ -6,6 +6,7 @@
 use crate::error::{Error, Result};
 use crate::event::{Clock, GENERATION_FIELD, GENERATION_MAX, Handle, Interest, Kind, Mode, NEVER};
 use crate::fd_table::{FdTable, NO_HEAD};
+use crate::heap;
 use crate::target::ready_list::{After, Left, ReadyList};
 use crate::target::slot::{self, Slots};
 use crate::target::{Spec, Target};
@@ -100,8 +101,8 @@ impl<T: Default> Slab<T> {
             return Err(Error::FULL);
         }
         let mut chunk = Vec::new();
-        chunk.try_reserve_exact(CHUNK).map_err(|_| Error::NOMEM)?;
-        self.chunks.try_reserve(1).map_err(|_| Error::NOMEM)?;
+        heap::exact_room(&mut chunk, CHUNK)?;
+        heap::room(&mut self.chunks, 1)?;
         for i in 0..CHUNK {
             let link = if i + 1 < CHUNK { (first + i + 1) as u32 } else { NIL };
             chunk.push(Entry { state: 1, link, value: T::default() });

@@ -259,7 +259,7 @@ impl State {
 
     /// The next turn goes on.
     pub fn later(&mut self, number: i32, closed: bool) {
-        match self.retry.try_reserve(1) {
+        match heap::room(&mut self.retry, 1) {
             Ok(()) => self.retry.push((number, closed)),
             Err(_) => self.retry_all = Some(0),
         }
@@ -745,7 +745,8 @@ impl State {
     /// The kernel cannot poll this fd, and its owner has said that it is always ready. There is room in `always` for
     /// every one of these from now on, so that telling them allocates nothing.
     pub fn make_always(&mut self, index: u32) -> Result<()> {
-        self.always.try_reserve(self.reg.fds.live() as usize).map_err(|_| Error::NOMEM)?;
+        let (always, more) = (&mut self.always, self.reg.fds.live() as usize);
+        heap::reserve(always.capacity(), always.len(), more, || always.try_reserve(more))?;
         self.reg.fds.at_mut(index).value.set(ALWAYS, true);
         self.tell_always(index);
         Ok(())

@@ -12,8 +12,9 @@
 //! An 8-ary heap, because it was measured against a timing wheel and a binary heap at 10k to 1M live deadlines: with
 //! lazy extension it was the fastest, and unlike a wheel it is exact to the nanosecond. A million deadlines are seven
 //! levels; each level passed costs a write to an entry somewhere in memory, so a flat heap beats a deep one.
-use crate::error::{Result, make_room};
+use crate::error::Result;
 use crate::event::NEVER;
+use crate::heap;
 
 /// The position of an entry that is not in the heap.
 pub const UNARMED: u32 = u32::MAX;
@@ -110,7 +111,7 @@ impl Timers {
     pub fn insert(&mut self, n: &mut impl Nodes, id: u32, hard_time: i64) -> Result<()> {
         debug_assert!(*n.pos(id) == UNARMED, "armed twice");
         debug_assert!(n.due_and_slack(id).0 != NEVER && hard_time == hard(n.due_and_slack(id)));
-        make_room(&mut self.heap)?;
+        heap::make_room(&mut self.heap)?;
         if self.next_seq == SEQ_END {
             self.renumber(n);
         }
@@ -313,7 +314,7 @@ impl Timers {
     #[cold]
     fn shrink(&mut self) {
         let mut smaller = Vec::new();
-        if smaller.try_reserve_exact(self.heap.capacity() / 2).is_ok() {
+        if heap::exact_room(&mut smaller, self.heap.capacity() / 2).is_ok() {
             smaller.extend_from_slice(&self.heap);
             self.heap = smaller;
         }

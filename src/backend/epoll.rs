@@ -28,6 +28,7 @@
 //! m) `epoll_event` is packed on x86-64 and not elsewhere: fields are copied out, no reference to one is made.
 use super::*;
 use crate::event::NEVER;
+use crate::heap;
 use std::sync::atomic::AtomicBool;
 
 pub struct Backend {
@@ -219,7 +220,7 @@ impl Backend {
         for line in text.split(|byte| *byte == b'\n') {
             let entry = std::str::from_utf8(line).ok().and_then(parse_fdinfo);
             if let Some(entry) = entry.filter(|r| r.cookie >= OWN) {
-                crate::heap::push(&mut all, entry)?;
+                heap::push(&mut all, entry)?;
             }
         }
         Ok(all)
@@ -270,7 +271,7 @@ fn read_all(file: &Fd) -> Result<Vec<u8>> {
     const STEP: usize = 4096;
     let mut bytes = Vec::<u8>::new();
     loop {
-        bytes.try_reserve(STEP).map_err(|_| Error::NOMEM)?;
+        heap::room(&mut bytes, STEP)?;
         let room = bytes.spare_capacity_mut();
         // SAFETY: the kernel writes into the spare room, at most as much as there is.
         let n = unsafe { libc::read(file.0, room.as_mut_ptr().cast(), room.len()) };
@@ -350,7 +351,7 @@ impl Events {
             return Err(Error::INVAL);
         }
         let mut list = Vec::new();
-        list.try_reserve_exact(capacity).map_err(|_| Error::NOMEM)?;
+        heap::exact_room(&mut list, capacity)?;
         Ok(Events { list, limit: capacity as i32 })
     }
     pub fn len(&self) -> usize {

@@ -160,7 +160,7 @@ impl Backend {
     pub fn registered(&self) -> Result<Vec<Registered>> {
         let mut set = self.set.lock();
         let mut all = Vec::new();
-        all.try_reserve_exact(set.len()).map_err(|_| Error::NOMEM)?;
+        crate::heap::exact_room(&mut all, set.len())?;
         all.extend(set.registered(&mut |changes| self.kqueue.change(changes)));
         Ok(all)
     }
@@ -217,8 +217,8 @@ impl Events {
             return Err(Error::INVAL);
         }
         let (mut found, mut list) = (Vec::new(), Vec::new());
-        found.try_reserve_exact(capacity).map_err(|_| Error::NOMEM)?;
-        list.try_reserve_exact(capacity).map_err(|_| Error::NOMEM)?;
+        crate::heap::exact_room(&mut found, capacity)?;
+        crate::heap::exact_room(&mut list, capacity)?;
         Ok(Events { found, list })
     }
     pub fn len(&self) -> usize {

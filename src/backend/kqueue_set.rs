@@ -139,7 +139,8 @@ impl Set {
         // Room first, so that a failure changes nothing.
         let wanted_len = usize::try_from(fd).map_err(|_| Error::BADF)? + 1;
         if wanted_len > self.entries.len() {
-            self.entries.try_reserve(wanted_len - self.entries.len()).map_err(|_| Error::NOMEM)?;
+            let more = wanted_len - self.entries.len();
+            crate::heap::room(&mut self.entries, more)?;
             self.entries.resize(wanted_len, None);
         }
         self.install(fd, wanted, kernel)

@@ -19,6 +19,7 @@
 //!    by the kernel.
 use super::*;
 use crate::event::NEVER;
+use crate::heap;
 use crate::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -74,10 +75,11 @@ impl Set {
         // Room first, so that a failure changes nothing.
         let wanted = fd as usize + 1;
         if wanted > self.places.len() {
-            self.places.try_reserve(wanted - self.places.len()).map_err(|_| Error::NOMEM)?;
+            let more = wanted - self.places.len();
+            heap::room(&mut self.places, more)?;
             self.places.resize(wanted, ABSENT);
         }
-        self.list.try_reserve(1).map_err(|_| Error::NOMEM)?;
+        heap::room(&mut self.list, 1)?;
         self.places[fd as usize] = self.list.len() as u32;
         let stamp = self.new_stamp();
         self.list.push(Entry { fd, interest, armed: true, cookie, stamp });
@@ -296,7 +298,7 @@ impl Backend {
     pub fn registered(&self) -> Result<Vec<Registered>> {
         let set = self.set.lock();
         let mut all = Vec::new();
-        all.try_reserve_exact(set.list.len()).map_err(|_| Error::NOMEM)?;
+        heap::exact_room(&mut all, set.list.len())?;
         all.extend(set.list.iter().map(|e| Registered {
             fd: e.fd,
             cookie: e.cookie,
@@ -362,12 +364,12 @@ impl Events {
             return Err(Error::INVAL);
         }
         let mut found = Vec::new();
-        found.try_reserve_exact(capacity).map_err(|_| Error::NOMEM)?;
-        Ok(Events { found, limit: capacity, polled: Vec::new(), stamps: Vec::new() })
+        heap::exact_room(&mut found, capacity)?;
+        Ok(Events { found, limit: capacity, polled: Vec::new(), stamps: Vec::new(), gone: false })
     }
     fn watch(&mut self, fd: i32, events: i16, stamp: u64) -> Result<()> {
-        self.polled.try_reserve(1).map_err(|_| Error::NOMEM)?;
-        self.stamps.try_reserve(1).map_err(|_| Error::NOMEM)?;
+        heap::room(&mut self.polled, 1)?;
+        heap::room(&mut self.stamps, 1)?;
         self.polled.push(libc::pollfd { fd, events, revents: 0 });
         self.stamps.push(stamp);
         Ok(())

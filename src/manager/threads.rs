@@ -25,7 +25,7 @@ impl Manager {
         // SAFETY: the manager is boxed, and `stop_threads` joins the threads before it is freed.
         let manager: &'static Manager = unsafe { &*std::ptr::from_ref(self) };
         let mut threads = self.threads.lock();
-        threads.try_reserve(self.all.shards.len()).map_err(|_| Error::NOMEM)?;
+        heap::room(&mut threads, self.all.shards.len())?;
         for shard in 0..self.all.shards.len() {
             threads.push(without_signals(|| start(Job { manager, shard }))?);
         }

@@ -5,6 +5,7 @@ use crate::abi::BELL_FIRED;
 use crate::backend::{self};
 use crate::error::{Error, Result};
 use crate::event::{Clock, Handle, Kind, Mode, NEVER};
+use crate::heap;
 use crate::registry::*;
 use crate::shard::{Guard, Shard};
 use crate::state::{Env, State};
@@ -150,7 +151,8 @@ fn make_timeout(st: &mut State, env: Env, spec: TimeoutSpec) -> Result<u64> {
     let place @ (index, generation) = st.reg.timeouts.vacant()?;
     let handle = Handle::new(Kind::Timeout, st.reg.shard, index, generation);
     if kind.extra {
-        st.reg.extras.try_reserve(1).map_err(|_| Error::NOMEM)?;
+        let extras = &mut st.reg.extras;
+        heap::reserve(extras.capacity(), extras.len(), 1, || extras.try_reserve(1))?;
     }
     let target = st.reg.bind(spec.target, handle, user_data, kind.after())?;
     st.reg.timeouts.occupy(place, Timeout { user_data, deadline, target }, UNARMED, kind.bits());

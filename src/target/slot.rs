@@ -20,6 +20,7 @@
 use crate::abi::{BELL_CANCELLED, BELL_CLOSED, BELL_NEWS, BELL_SEQ, BELL_WAITER};
 use crate::error::{Error, Result};
 use crate::event::{Direction, Ready};
+use crate::heap;
 use crate::sync::Word;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
@@ -126,10 +127,11 @@ impl Slots {
     fn grow(&mut self) -> Result<()> {
         let first = self.chunks.len() * CHUNK;
         let mut chunk = Vec::new();
-        chunk.try_reserve_exact(CHUNK).map_err(|_| Error::NOMEM)?;
+        heap::exact_room(&mut chunk, CHUNK)?;
         // Room for every slot to be free at once, so that giving one back needs no memory.
-        self.free.try_reserve_exact(first + CHUNK - self.free.len()).map_err(|_| Error::NOMEM)?;
-        self.chunks.try_reserve(1).map_err(|_| Error::NOMEM)?;
+        let more = first + CHUNK - self.free.len();
+        heap::exact_room(&mut self.free, more)?;
+        heap::room(&mut self.chunks, 1)?;
         chunk.resize_with(CHUNK, || Slot { rd: Word::new(0), wr: Word::new(0) });
         self.chunks.push(chunk.leak());
         self.free.extend((first as u32..(first + CHUNK) as u32).rev());

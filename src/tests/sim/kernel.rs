@@ -60,8 +60,9 @@ pub enum Fault {
     ShortBatch,
     Spurious,
     Frozen,
+    NoAlloc,
 }
-pub const FAULTS: [(Fault, &str); 9] = [
+pub const FAULTS: [(Fault, &str); 10] = [
     (Fault::Intr, "EINTR"),
     (Fault::NoMem, "ENOMEM"),
     (Fault::NoSpace, "ENOSPC"),
@@ -71,6 +72,7 @@ pub const FAULTS: [(Fault, &str); 9] = [
     (Fault::ShortBatch, "short batch"),
     (Fault::Spurious, "spurious wake"),
     (Fault::Frozen, "frozen time"),
+    (Fault::NoAlloc, "refused memory"),
 ];
 
 /// An open file description.

@@ -2363,7 +2363,7 @@ pub fn configure(seed: u64) -> (Config, Box<World>, Vec<(Op, u32)>) {
     world.no_pwait2 = rng.pick(&[0, 0, 0, libc::ENOSYS, libc::EPERM]);
     let faulty = rng.chance(600);
     if faulty {
-        for (f, _) in FAULTS {
+        for (f, _) in &FAULTS[..Fault::NoAlloc as usize] {
             if rng.chance(500) {
                 world.rates[f as usize] = rng.pick(&[10, 50, 200]);
             }
@@ -2375,7 +2375,14 @@ pub fn configure(seed: u64) -> (Config, Box<World>, Vec<(Op, u32)>) {
     let threads = if rng.chance(300) { 2 + rng.below(6) } else { 0 };
     let shards = rng.pick(&[1, 1, 2, 3]);
     let library_threads = if threads > 0 && rng.chance(300) { shards } else { 0 };
-    world.calm_waits = library_threads > 0;
+    // Drawn apart, so that seeds keep their meaning.
+    let mut more = Rng(seed ^ 0x6a09_e667_f3bc_c908);
+    if more.chance(500) {
+        world.lowest_ours = super::kernel::USERS;
+    }
+    if faulty && more.chance(500) {
+        world.rates[Fault::NoAlloc as usize] = more.pick(&[10, 50, 200]);
+    }
     let config = Config {
         seed,
         threads,

@@ -29,6 +29,11 @@ pub fn with<R>(f: impl FnOnce(&mut World) -> R) -> R {
     f(unsafe { &mut *world })
 }
 
+/// Does an allocation fail?
+pub fn is_refused() -> bool {
+    !WORLD.get().is_null() && with(|w| w.fault(Fault::NoAlloc))
+}
+
 /// The world of this thread, from here on.
 pub fn enter(world: *mut World) {
     WORLD.set(world);
