@@ -63,6 +63,15 @@ impl Backend {
         Ok(Backend { epoll, waker, alarms: Alarms::new(), outer: Lazy::new(), no_pwait2: AtomicBool::new(false) })
     }
 
+    /// A change of the user's entries. A number that was closed behind our back may be one of our own fds by now: that
+    /// entry is not the user's to change.
+    fn control(&self, what: i32, fd: i32, events: u32, cookie: u64) -> Result<()> {
+        if fd == self.waker.0 || self.alarms.have(fd) {
+            return Err(Error::BADF);
+        }
+        control(self.epoll.0, what, fd, events, cookie)
+    }
+
     pub fn add(&self, fd: i32, interest: Interest, trigger: Trigger, exclusive: bool, cookie: u64) -> Result<()> {
         debug_assert!(cookie >= OWN);
         let mut events = epoll_bits(interest, trigger);
@@ -70,17 +79,17 @@ impl Backend {
             // Oddity e. Nothing is lost without RDHUP: a listening socket has no peer.
             events = events & !EPOLLRDHUP | libc::EPOLLEXCLUSIVE as u32;
         }
-        control(self.epoll.0, libc::EPOLL_CTL_ADD, fd, events, cookie)
+        self.control(libc::EPOLL_CTL_ADD, fd, events, cookie)
     }
 
     pub fn modify(&self, fd: i32, interest: Interest, trigger: Trigger, cookie: u64) -> Result<()> {
         debug_assert!(cookie >= OWN);
-        control(self.epoll.0, libc::EPOLL_CTL_MOD, fd, epoll_bits(interest, trigger), cookie)
+        self.control(libc::EPOLL_CTL_MOD, fd, epoll_bits(interest, trigger), cookie)
     }
 
     /// `EBADF`: the fd was closed before, and if a dup of it is left, there is a ghost now.
     pub fn remove(&self, fd: i32) -> Result<()> {
-        control(self.epoll.0, libc::EPOLL_CTL_DEL, fd, 0, 0)
+        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
     }
 
     pub fn wait(&self, events: &mut Events, timeout_ns: i64) -> Result<()> {

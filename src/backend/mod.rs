@@ -284,6 +284,10 @@ impl Alarms {
         Ok(())
     }
 
+    fn have(&self, fd: i32) -> bool {
+        self.0.iter().any(|slot| slot.get() == Some(fd))
+    }
+
     /// Those that exist, with their cookies.
     fn live(&self) -> impl Iterator<Item = (i32, u64)> + '_ {
         Clock::ALL.into_iter().filter_map(|c| Some((self.0[c as usize].get()?, alarm_cookie(c))))

@@ -53,6 +53,8 @@ struct Entry {
     armed: bool,
     cookie: u64,
     stamp: u64,
+    /// The number is one of our own by now.
+    gone: bool,
 }
 
 const ABSENT: u32 = u32::MAX;
@@ -82,7 +84,7 @@ impl Set {
         heap::room(&mut self.list, 1)?;
         self.places[fd as usize] = self.list.len() as u32;
         let stamp = self.new_stamp();
-        self.list.push(Entry { fd, interest, armed: true, cookie, stamp });
+        self.list.push(Entry { fd, interest, armed: true, cookie, stamp, gone: false });
         Ok(())
     }
 
@@ -122,6 +124,7 @@ impl Backend {
     pub fn add(&self, fd: i32, interest: Interest, trigger: Trigger, exclusive: bool, cookie: u64) -> Result<()> {
         debug_assert!(cookie >= OWN);
         refuse(interest, trigger, exclusive)?;
+        self.check_theirs(fd)?;
         check_pollable(fd)?;
         self.change(|set| set.add(fd, interest, cookie))
     }
@@ -129,11 +132,12 @@ impl Backend {
     pub fn modify(&self, fd: i32, interest: Interest, trigger: Trigger, cookie: u64) -> Result<()> {
         debug_assert!(cookie >= OWN);
         refuse(interest, trigger, false)?;
+        self.check_theirs(fd)?;
         check_open(fd)?;
         self.change(|set| {
             let at = set.place(fd).ok_or(Error::NOENT)?;
             let stamp = set.new_stamp();
-            set.list[at] = Entry { fd, interest, armed: true, cookie, stamp };
+            set.list[at] = Entry { fd, interest, armed: true, cookie, stamp, gone: false };
             Ok(())
         })
     }
@@ -147,6 +151,14 @@ impl Backend {
             // As epoll answers.
             None => check_open(fd).and(Err(Error::NOENT)),
         })
+    }
+
+    /// A number that was closed behind our back may be one of our own fds by now.
+    fn check_theirs(&self, fd: i32) -> Result<()> {
+        let ours = fd == self.bell.0.0 || fd == self.bell.1.0;
+        #[cfg(target_os = "linux")]
+        let ours = ours || self.alarms.have(fd);
+        if ours { Err(Error::BADF) } else { Ok(()) }
     }
 
     fn change(&self, edit: impl FnOnce(&mut Set) -> Result<()>) -> Result<()> {
@@ -167,7 +179,7 @@ impl Backend {
         let mut left = timeout_ns;
         loop {
             let own = self.take(events)?;
-            let polled = sys::poll(&mut events.polled, left);
+            let polled = sys::poll(&mut events.polled, if events.gone { 0 } else { left });
             let ended = self.report(events, own, polled)?;
             if ended || !events.found.is_empty() || left <= 0 {
                 return Ok(());
@@ -187,6 +199,7 @@ impl Backend {
         events.clear();
         events.polled.clear();
         events.stamps.clear();
+        events.gone = false;
         // The lock also covers the alarms: one that is made from now on finds `waiting` set, and rings.
         let mut set = self.set.lock();
         events.watch(self.bell.0.0, libc::POLLIN, 0)?;
@@ -198,6 +211,7 @@ impl Backend {
         let (before, after) = set.list.split_at(set.start.min(set.list.len()));
         for e in after.iter().chain(before).filter(|e| e.armed) {
             events.watch(e.fd, poll_bits(e.interest), e.stamp)?;
+            events.gone |= e.gone;
         }
         set.waiting = true;
         set.told = false;
@@ -208,20 +222,25 @@ impl Backend {
     fn report(&self, events: &mut Events, own: usize, polled: Result<i32>) -> Result<bool> {
         let mut set = self.set.lock();
         set.waiting = false;
-        if polled? == 0 {
+        if polled? == 0 && !events.gone {
             return Ok(false);
         }
         // First, because it can fail, and a reported entry is disarmed.
         let ended = self.answer_bell(&events.polled[..own])?;
-        for (p, stamp) in events.polled[own..].iter().zip(&events.stamps[own..]).filter(|(p, _)| p.revents != 0) {
+        let told = |p: &libc::pollfd| p.revents != 0 || events.gone;
+        for (p, stamp) in events.polled[own..].iter().zip(&events.stamps[own..]).filter(|(p, _)| told(p)) {
             let Some(at) = set.place(p.fd).filter(|at| set.list[*at].stamp == *stamp) else {
                 continue; // b, c: changed meanwhile
             };
+            let gone = set.list[at].gone;
+            if p.revents == 0 && !gone {
+                continue;
+            }
             if events.found.len() == events.limit {
                 set.start = at;
                 break;
             }
-            if p.revents & libc::POLLNVAL != 0 {
+            if p.revents & libc::POLLNVAL != 0 || gone {
                 events.found.push((set.list[at].cookie, Ready::CLOSED));
                 set.remove(at);
             } else {
@@ -270,8 +289,12 @@ impl Backend {
     #[cfg(target_os = "linux")]
     pub fn set_alarm(&self, clock: Clock, deadline_ns: i64) -> Result<()> {
         let mut made = false;
-        self.alarms.set(clock, deadline_ns, |_| {
+        self.alarms.set(clock, deadline_ns, |fd| {
             made = true;
+            let mut set = self.set.lock();
+            if let Some(at) = set.place(fd) {
+                set.list[at].gone = true; // else the user would be told of our timer
+            }
             Ok(())
         })?;
         // A sleeper knows the timers that it took along, and follows them by itself.
@@ -356,6 +379,8 @@ pub struct Events {
     polled: Vec<libc::pollfd>,
     /// Beside `polled`: the stamps of the entries when they were taken.
     stamps: Vec<u64>,
+    /// One of them is gone, which poll(2) does not know.
+    gone: bool,
 }
 
 impl Events {
