@@ -100,7 +100,7 @@ fn check_wanted(st: &State, head: u32, report: &mut Report) {
     }
     let (interest, edge) = st.reg.wanted(head);
     let good = match fd.kernel {
-        Kernel::Absent | Kernel::Disarmed => interest.is_empty(),
+        Kernel::Absent | Kernel::Disarmed | Kernel::Unsure => interest.is_empty(),
         // One that is told by a look and not by the kernel leaves its interest there until the next event.
         Kernel::Oneshot => !edge && interest.0 & !fd.asked.0 == 0,
         Kernel::Edge => edge && interest.0 & !fd.asked.0 == 0,
@@ -128,8 +128,10 @@ fn watched(st: &State, fds: &FdTable, shard: &Shard, fd: i32) -> Option<u32> {
 
 /// A silent entry keeps the cookie of whoever was first when it was told: arming replaces it.
 fn is_entry_of(st: &State, index: u32, entry: &Registered) -> bool {
+    let kernel = st.reg.fds.at(index).value.kernel;
     entry.cookie == st.reg.fd_handle(index).0
-        || st.reg.fds.at(index).value.kernel == Kernel::Disarmed && entry.interest.is_empty()
+        || kernel == Kernel::Disarmed && entry.interest.is_empty()
+        || kernel == Kernel::Unsure
 }
 
 fn compare(entry: &Registered, fd: &Fd, report: &mut Report) {
@@ -140,6 +142,7 @@ fn compare(entry: &Registered, fd: &Fd, report: &mut Report) {
         // Reported, and the report not taken yet: the kernel has disarmed it.
         Kernel::Oneshot => entry.trigger == Trigger::Oneshot && (entry.interest == asked || entry.interest.is_empty()),
         Kernel::Disarmed => entry.trigger == Trigger::Oneshot && entry.interest.is_empty(),
+        Kernel::Unsure => entry.trigger == Trigger::Oneshot,
     };
     if !good {
         report.wrong(format_args!("fd {}: asked {kernel:?} {asked:?}, the kernel has {entry:?}", entry.fd));

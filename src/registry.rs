@@ -200,6 +200,9 @@ pub enum Kernel {
     Oneshot,
     /// A one-shot that has been reported: present, silent.
     Disarmed,
+    /// As above, but it was armed again while the report was on its way, before it or after it: perhaps it is not silent
+    /// and reports once more, to nobody.
+    Unsure,
 }
 
 /// One registration of an fd. `link` is the next registration of the same fd. In this order because of `is_usual`.
@@ -216,6 +219,8 @@ pub struct Fd {
     /// What was asked of the kernel (first registration only).
     pub asked: Interest,
     pub kernel: Kernel,
+    /// During which wait of the driver the kernel was asked, if during any (first registration only).
+    pub during: u16,
 }
 
 /// Waits for news.
@@ -242,6 +247,7 @@ impl Default for Fd {
             mode: Mode::Edge,
             asked: Interest::NONE,
             kernel: Kernel::Absent,
+            during: 0,
             flags: 0,
         }
     }
@@ -479,11 +485,11 @@ impl Registry {
         let next = std::mem::replace(&mut self.fds.at_mut(index).link, NIL);
         if head == index {
             let gone = &mut self.fds.at_mut(index).value;
-            let (kernel, asked) = (std::mem::take(&mut gone.kernel), gone.asked);
+            let (kernel, asked, during) = (std::mem::take(&mut gone.kernel), gone.asked, gone.during);
             fds.set_head(fd, self.shard as usize, next);
             if next != NIL {
                 let heir = &mut self.fds.at_mut(next).value;
-                (heir.kernel, heir.asked) = (kernel, asked);
+                (heir.kernel, heir.asked, heir.during) = (kernel, asked, during);
             }
             return next;
         }

@@ -210,6 +210,8 @@ impl Shard {
         let leftover = by_poll && (st.user_woken || !st.reg.poll.is_empty());
         let timeout = self.plan(&mut st, if leftover { 0 } else { until })?;
         st.counters.kernel_waits += 1;
+        st.waits = st.waits.wrapping_add(1).max(1);
+        st.wait = st.waits;
         drop(st);
         let waited = self.backend.wait(&mut driver.events, timeout);
         let mut st = self.lock();
@@ -218,6 +220,11 @@ impl Shard {
         st.user_woken |= wakes.user;
         let user_wake = by_poll && std::mem::take(&mut st.user_woken);
         if let Err(e) = waited {
+            st.wait = 0;
+            // A signal and a wake at once: the wake is told, and ends the call as the signal would (polling#265). Any
+            // other error leaves it to the next call.
+            let told = e == Error::INTR && user_wake;
+            st.user_woken |= user_wake && !told;
             if st.nested && by_poll {
                 self.stay_truthful(&mut st)?;
             }
@@ -254,6 +261,7 @@ impl Shard {
                 st = self.flush(all, st, batch);
             }
         }
+        st.wait = 0;
         if !self.posts.is_empty() {
             st = self.take_posts(all, st, batch, sink.as_deref_mut());
         }

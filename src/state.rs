@@ -95,6 +95,10 @@ pub struct State {
     pub counters: bell_counters,
     /// When the sleeping driver wakes by itself.
     pub sleep_until: i64,
+    /// Which wait of the driver has reports that are not dispatched yet, 0 if none; and how many there were. Wrapping
+    /// around makes `Kernel::Unsure` of what is not, which does no harm.
+    pub wait: u16,
+    pub waits: u16,
     /// What the backend's alarms are set to.
     pub alarms: [i64; 3],
     /// `bell_pollable_fd` was called: the monotonic alarm is kept too.
@@ -142,6 +146,8 @@ impl State {
             always: VecDeque::new(),
             counters: zero_counters(),
             sleep_until: AWAKE,
+            wait: 0,
+            waits: 0,
             alarms: [NEVER; 3],
             nested: false,
             rouse: false,
@@ -174,7 +180,7 @@ impl State {
         let (number, now, asked) = (fd.fd, fd.kernel, fd.asked);
         let next = if interest.is_empty() {
             match now {
-                Kernel::Absent | Kernel::Disarmed => return Ok(()),
+                Kernel::Absent | Kernel::Disarmed | Kernel::Unsure => return Ok(()),
                 Kernel::Edge | Kernel::Oneshot => {
                     let r = env.backend.remove(number);
                     self.ctl(r)?;
@@ -197,8 +203,9 @@ impl State {
             self.ctl(r)?;
             next
         };
+        let during = self.wait;
         let fd = &mut self.reg.fds.at_mut(head).value;
-        (fd.kernel, fd.asked) = (next, interest);
+        (fd.kernel, fd.asked, fd.during) = (next, interest, during);
         Ok(())
     }
 
@@ -496,7 +503,8 @@ impl State {
             return None;
         }
         if from.is_none() && first.value.kernel == Kernel::Oneshot {
-            first.value.kernel = Kernel::Disarmed;
+            let again = first.value.during != 0 && first.value.during == self.wait;
+            first.value.kernel = if again { Kernel::Unsure } else { Kernel::Disarmed };
         }
         if ready.has(Ready::CLOSED) {
             // Only poll(2) tells: the number is not open any more, and its entry is gone.
