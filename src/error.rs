@@ -28,6 +28,10 @@ impl Error {
     pub const FORKED: Error = Error(BELL_E_FORKED);
     pub const FULL: Error = Error(BELL_E_FULL);
 
+    /// Of something that may be there later.
+    pub fn is_shortage(self) -> bool {
+        matches!(-self.0, libc::ENOMEM | libc::ENOSPC | libc::EMFILE | libc::ENFILE | libc::EAGAIN)
+    }
     pub fn code(self) -> i32 {
         self.0
     }

@@ -91,6 +91,10 @@ pub struct Turned {
 /// What a waiter's look at its own news says: `None`, go on waiting.
 type Look<'a, R> = dyn FnMut(&mut State, Option<&mut Sink>) -> Option<Result<R>> + 'a;
 
+/// A library thread that meets a shortage: 1 ms, then twice as long each time, up to 100 ms.
+const FIRST_PAUSE_NS: i64 = 1_000_000;
+const LONGEST_PAUSE_NS: i64 = 100_000_000;
+
 impl Shard {
     pub fn new(index: usize, slack: i64, max_events: usize) -> Result<Shard> {
         Ok(Shard {
@@ -498,9 +502,16 @@ impl Shard {
         let Some(mut driver) = st.driver.take() else { return };
         st.role = Role::Thread;
         drop(st);
+        let mut pause_ns = FIRST_PAUSE_NS;
         while !self.lock().closing && all.is_sound() {
             match self.turn(all, &mut driver, None, NEVER) {
-                Ok(_) | Err(Error::INTR) => {}
+                Ok(_) => pause_ns = FIRST_PAUSE_NS,
+                Err(Error::INTR) => {}
+                // The system is short of something, and there is nobody to tell: later.
+                Err(e) if e.is_shortage() => {
+                    self.pause(pause_ns);
+                    pause_ns = (2 * pause_ns).min(LONGEST_PAUSE_NS);
+                }
                 // The kernel object is gone (somebody closed our fd): nothing can be delivered any more.
                 Err(_) => {
                     all.poison();
@@ -509,6 +520,18 @@ impl Shard {
             }
         }
         self.lock().driver = Some(driver);
+    }
+
+    fn pause(&self, ns: i64) {
+        let st = self.lock();
+        let Ok(now) = backend::now(Clock::Monotonic) else { return };
+        if st.closing {
+            return;
+        }
+        if let Some(expected) = slot::prepare(&self.rare) {
+            drop(st);
+            self.rare.sleep(expected, now.saturating_add(ns).min(NEVER - 1));
+        }
     }
 
     // ---- driving by who waits
