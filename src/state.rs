@@ -604,7 +604,7 @@ impl State {
         count_lateness(&mut self.counters, now - fd.deadline);
         fd.deadline = NEVER;
         let (number, interest, one_shot) = (fd.fd, fd.interest, fd.mode == Mode::Oneshot);
-        if !fd.is(ARMED) && fd.mode != Mode::Edge {
+        if !fd.is(ARMED) && one_shot {
             return;
         }
         // Readiness wins a tie. If the kernel had more to report than fitted, this fd may be among the rest.
