@@ -460,7 +460,7 @@ impl Shard {
         self.hand_over(st);
         match result {
             _ if sink.n > 0 => Ok(sink.n as i32),
-            Ok(()) if closing => Err(Error::CLOSED),
+            _ if closing => Err(Error::CLOSED),
             r => r.map(|()| 0),
         }
     }
@@ -514,7 +514,9 @@ impl Shard {
                 }
                 // The kernel object is gone (somebody closed our fd): nothing can be delivered any more.
                 Err(_) => {
-                    all.poison();
+                    if !self.lock().closing {
+                        all.poison();
+                    }
                     break;
                 }
             }
@@ -593,7 +595,7 @@ impl Shard {
             }
             if let Some(e) = interrupted {
                 // News that came together with the signal is not lost.
-                break look(&mut st, sink.as_deref_mut()).unwrap_or(Err(e));
+                break look(&mut st, sink.as_deref_mut()).unwrap_or(Err(if st.closing { Error::CLOSED } else { e }));
             }
         };
         st.counters.waiters -= 1;
@@ -735,6 +737,8 @@ impl Shard {
         }
         drop(st);
         let _ = self.wake(false);
+        // Also if that was elided: the wake under way that it relied on may fail.
+        self.backend.end_wait();
         self.notify_rare();
     }
 

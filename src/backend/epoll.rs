@@ -166,6 +166,14 @@ impl Backend {
         }
     }
 
+    pub fn end_wait(&self) {
+        if self.wake().is_err() {
+            // Asked for what it always is, the eventfd is told: without a write, which a filter may forbid.
+            let events = WAKER_EVENTS | EPOLLOUT;
+            let _ = control(self.epoll.0, libc::EPOLL_CTL_MOD, self.waker.0, events, WAKER);
+        }
+    }
+
     fn write_waker(&self) -> Result<()> {
         let one = 1u64;
         // SAFETY: the kernel reads 8 bytes from the u64.

@@ -126,6 +126,11 @@ impl Backend {
         self.waker.wake(&self.kqueue)
     }
 
+    /// If this fails, kevent(2) does, and then nobody waits in it.
+    pub fn end_wait(&self) {
+        let _ = self.wake();
+    }
+
     /// Oddity l. The monotonic clock is for who sleeps on the pollable fd.
     pub fn set_alarm(&self, clock: Clock, deadline_ns: i64) -> Result<()> {
         if clock != Clock::Monotonic {

@@ -24,7 +24,8 @@
 //! with `EINTR` and an empty batch; nothing is lost. It does not allocate once the set has stopped growing.
 //!
 //! *Waking.* `wake` ends the current `wait`, or the next one if nobody waits. Several may end one. It is
-//! async-signal-safe, and what was written before it is visible to the thread that it wakes.
+//! async-signal-safe, and what was written before it is visible to the thread that it wakes. `end_wait` is for a manager
+//! that ends: it makes whoever waits come back, with or without an error, also when `wake` fails; it may spoil waking.
 //!
 //! *Alarms.* `set_alarm` ends a `wait` at an absolute time of a clock; it is there for clocks that a relative timeout
 //! does not follow (suspend, a wall clock that is set) and for a pollable fd, which has no timeout.

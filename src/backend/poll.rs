@@ -277,6 +277,14 @@ impl Backend {
         self.ring()
     }
 
+    pub fn end_wait(&self) {
+        if self.wake().is_err() {
+            // Where nobody may write, hanging up ends poll(2) as well: the number of the write end becomes another one of
+            // the read end, in one step, because somebody may be about to use it.
+            sys::replace(&self.bell.1, &self.bell.0);
+        }
+    }
+
     fn ring(&self) -> Result<()> {
         // SAFETY: the kernel reads one byte.
         match Error::check(unsafe { libc::write(self.bell.1.0, (&raw const b"!"[0]).cast(), 1) } as i32) {
@@ -437,6 +445,11 @@ mod sys {
         Ok((Fd(ends[0]), Fd(ends[1])))
     }
 
+    pub fn replace(old: &Fd, by: &Fd) {
+        // SAFETY: no pointers; both are ours.
+        unsafe { libc::dup3(by.0, old.0, libc::O_CLOEXEC) };
+    }
+
     pub fn poll(list: &mut [libc::pollfd], timeout_ns: i64) -> Result<i32> {
         let timeout = timespec(timeout_ns.max(0));
         let timeout = if timeout_ns == NEVER { std::ptr::null() } else { &raw const timeout };
@@ -472,6 +485,14 @@ mod sys {
             }
         }
         Ok(pipe)
+    }
+
+    pub fn replace(old: &Fd, by: &Fd) {
+        // SAFETY: no pointers; both are ours.
+        unsafe {
+            libc::dup2(by.0, old.0);
+            libc::fcntl(old.0, libc::F_SETFD, libc::FD_CLOEXEC);
+        }
     }
 
     /// May come back early when the time does not fit into 31 bits; the caller looks at the clock.
