@@ -232,8 +232,7 @@ impl Shard {
             if st.nested && by_poll {
                 self.stay_truthful(&mut st)?;
             }
-            // A signal and a wake at once: the wake is told, and ends the call as the signal would (polling#265).
-            return if e == Error::INTR && user_wake { Ok(Turned { delivered: false, user_wake }) } else { Err(e) };
+            return if told { Ok(Turned { delivered: false, user_wake }) } else { Err(e) };
         }
         let delivered_before = st.counters.events;
         let Driver { events, batch } = driver;
