@@ -193,6 +193,14 @@ loom: ## every interleaving of the lock-free parts (loom)
 	@$(LOOM) -- --list | grep ': test$$' >/dev/null || { echo "loom: no model was found"; exit 1; }
 	@$(LOOM)
 
+# Models too large for every order: shuttle draws SHUTTLE_RUNS orders of each.
+SHUTTLE := CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_DEBUG=false \
+  RUSTFLAGS='--cfg shuttle' $(CARGO) test -q --release --lib shuttle_ --target-dir $(TARGET)/shuttle
+.PHONY: shuttle
+shuttle: ## models with four to eight threads (shuttle), SHUTTLE_RUNS=n (2,000) orders of each
+	@$(SHUTTLE) -- --list | grep ': test$$' >/dev/null || { echo "shuttle: no model was found"; exit 1; }
+	@$(SHUTTLE)
+
 # The package in haskell-bindings/. No GHC, or one without hspec and network: skipped, and said.
 haskell: lib ## the Haskell package and its suites: both runtimes, -N1 and -N2, the -debug runtime
 	@c-tests/deps.sh haskell
@@ -210,7 +218,7 @@ SIM_POLL := $(SIM_PROFILE) COMMIT=$(shell git rev-parse --short HEAD 2>/dev/null
   RUSTFLAGS='--cfg doorbell_sim --cfg doorbell_backend="poll" --cfg doorbell_small_generations' \
   $(CARGO) test -q --release --lib --target-dir $(TARGET)/sim-poll
 # What the user gives: make sim STEPS=1000000000 JOBS=2, make sim SEED=n
-export STEPS SEED JOBS
+export STEPS SEED JOBS SHUTTLE_RUNS
 
 .PHONY: sim sim-poll sim-seeds prove mutants museum faults
 sim: ## the simulator: STEPS=n (a million) JOBS=n (1) from seed SEED=n on; SEED=n alone replays that seed
@@ -223,7 +231,7 @@ sim-seeds: ## every seed that ever failed, on both
 	@$(SIM) sim_seeds
 	@$(SIM_POLL) sim_seeds
 
-mutants: ## is each rule watched? applies proof/mutants/*.patch one by one (about a minute each)
+mutants: ## is each rule watched? applies proof/mutants/*.patch one by one (half a minute each)
 	@CARGO="$(CARGO)" TARGET="$(abspath $(TARGET))" proof/mutants.sh
 
 museum: lib ## real bugs of other libraries: the C programs of c-tests/MUSEUM.md, counted

@@ -3,8 +3,8 @@
 use crate::error::{Error, Result};
 use std::sync::OnceLock;
 
-/// The first bucket holds 1 << FIRST items. Small under loom, which makes every atomic an object of its own.
-const FIRST: u32 = if cfg!(loom) { 1 } else { 10 };
+/// The first bucket holds 1 << FIRST items. Small in models, whose checkers make every atomic an object of its own.
+const FIRST: u32 = if cfg!(any(loom, shuttle)) { 1 } else { 10 };
 /// Enough for 2^24 items.
 const BUCKETS: usize = 24 - FIRST as usize + 1;
 pub const CAPACITY: u32 = 1 << 24;

@@ -15,7 +15,7 @@
 //! Read `shard.rs`, `target/mod.rs`, `backend/mod.rs` next.
 #![warn(clippy::undocumented_unsafe_blocks)]
 // The models have no kernel, so what only a real one needs is unused there.
-#![cfg_attr(loom, allow(dead_code))]
+#![cfg_attr(any(loom, shuttle), allow(dead_code))]
 
 /// Constants and structs of the C interface, the vocabulary of everything above. ctest2 reads the file alone, so what
 /// it needs from outside is brought in here.

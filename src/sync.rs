@@ -1,4 +1,5 @@
-//! Locks, atomics and the futex, switched between the real ones and loom's in this one place.
+//! Locks, atomics and the futex, switched between the real ones and those of the model checkers (loom, shuttle) in this
+//! one place.
 //!
 //! The lock is std's on Linux: one futex word, so a child after `fork` can start over with a fresh one.
 //! parking_lot keeps its sleepers in a table of the process, which a fork copies with the threads that are gone
@@ -6,15 +7,20 @@
 use std::sync::atomic::Ordering;
 
 #[cfg(loom)]
-pub use loom::sync::atomic::{AtomicU32, AtomicU64};
-#[cfg(not(loom))]
+pub use loom as checker;
+#[cfg(shuttle)]
+pub use shuttle as checker;
+
+#[cfg(any(loom, shuttle))]
+pub use checker::sync::atomic::{AtomicU32, AtomicU64};
+#[cfg(not(any(loom, shuttle)))]
 pub use std::sync::atomic::{AtomicU32, AtomicU64};
 
-#[cfg(loom)]
-pub use loom::sync::MutexGuard;
-#[cfg(all(not(any(loom, doorbell_sim)), not(target_os = "linux")))]
+#[cfg(any(loom, shuttle))]
+pub use checker::sync::MutexGuard;
+#[cfg(all(not(any(loom, shuttle, doorbell_sim)), not(target_os = "linux")))]
 pub use parking_lot::MutexGuard;
-#[cfg(all(not(any(loom, doorbell_sim)), target_os = "linux"))]
+#[cfg(all(not(any(loom, shuttle, doorbell_sim)), target_os = "linux"))]
 pub use std::sync::MutexGuard;
 
 #[cfg(not(doorbell_sim))]
@@ -27,40 +33,40 @@ pub use crate::tests::sim::sched::{Mutex, MutexGuard, thread, wake};
 /// A mutual exclusion without poisoning: a panic poisons the whole manager at the C boundary instead.
 #[cfg(not(doorbell_sim))]
 pub struct Mutex<T> {
-    #[cfg(loom)]
-    inner: loom::sync::Mutex<T>,
-    #[cfg(all(not(loom), target_os = "linux"))]
+    #[cfg(any(loom, shuttle))]
+    inner: checker::sync::Mutex<T>,
+    #[cfg(all(not(any(loom, shuttle)), target_os = "linux"))]
     inner: std::sync::Mutex<T>,
-    #[cfg(all(not(loom), not(target_os = "linux")))]
+    #[cfg(all(not(any(loom, shuttle)), not(target_os = "linux")))]
     inner: parking_lot::Mutex<T>,
 }
 
 // What std's mutex is by itself. A panic under the lock poisons the manager.
-#[cfg(all(not(loom), not(target_os = "linux")))]
+#[cfg(all(not(any(loom, shuttle)), not(target_os = "linux")))]
 impl<T> std::panic::RefUnwindSafe for Mutex<T> {}
 
 #[cfg(not(doorbell_sim))]
 impl<T> Mutex<T> {
     pub fn new(value: T) -> Self {
-        #[cfg(loom)]
-        let inner = loom::sync::Mutex::new(value);
-        #[cfg(all(not(loom), target_os = "linux"))]
+        #[cfg(any(loom, shuttle))]
+        let inner = checker::sync::Mutex::new(value);
+        #[cfg(all(not(any(loom, shuttle)), target_os = "linux"))]
         let inner = std::sync::Mutex::new(value);
-        #[cfg(all(not(loom), not(target_os = "linux")))]
+        #[cfg(all(not(any(loom, shuttle)), not(target_os = "linux")))]
         let inner = parking_lot::Mutex::new(value);
         Mutex { inner }
     }
 
-    #[cfg(any(loom, target_os = "linux"))]
+    #[cfg(any(loom, shuttle, target_os = "linux"))]
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
-    #[cfg(not(any(loom, target_os = "linux")))]
+    #[cfg(not(any(loom, shuttle, target_os = "linux")))]
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.inner.lock()
     }
 
-    #[cfg(any(loom, target_os = "linux"))]
+    #[cfg(any(loom, shuttle, target_os = "linux"))]
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         match self.inner.try_lock() {
             Ok(guard) => Some(guard),
@@ -68,15 +74,15 @@ impl<T> Mutex<T> {
             Err(std::sync::TryLockError::WouldBlock) => None,
         }
     }
-    #[cfg(not(any(loom, target_os = "linux")))]
+    #[cfg(not(any(loom, shuttle, target_os = "linux")))]
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.inner.try_lock()
     }
 
     pub fn get_mut(&mut self) -> &mut T {
-        #[cfg(any(loom, target_os = "linux"))]
+        #[cfg(any(loom, shuttle, target_os = "linux"))]
         return self.inner.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
-        #[cfg(not(any(loom, target_os = "linux")))]
+        #[cfg(not(any(loom, shuttle, target_os = "linux")))]
         return self.inner.get_mut();
     }
 }
@@ -91,10 +97,10 @@ pub enum Woken {
 }
 
 /// A 32-bit word that threads can sleep on (futex(2)). In memory it is just the number: C code maps it.
-#[cfg_attr(not(loom), repr(transparent))]
+#[cfg_attr(not(any(loom, shuttle)), repr(transparent))]
 pub struct Word {
     value: AtomicU32,
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     kernel: Kernel,
 }
 
@@ -102,16 +108,18 @@ impl Word {
     pub fn new(value: u32) -> Word {
         Word {
             value: AtomicU32::new(value),
-            #[cfg(loom)]
+            #[cfg(any(loom, shuttle))]
             kernel: Kernel::new(),
         }
     }
 
-    /// The number, to read or write it. Under loom each use is also a read of the word's life.
+    /// The number, to read or write it. In a model each use is also a read of the word's life.
     #[inline(always)]
     fn value(&self) -> &AtomicU32 {
-        #[cfg(loom)]
+        #[cfg(any(loom, shuttle))]
         self.kernel.life.with(|_| {});
+        #[cfg(doorbell_sim)]
+        crate::tests::sim::sched::switch();
         &self.value
     }
 
@@ -126,14 +134,32 @@ impl Word {
     }
 }
 
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 mod modelled {
     use super::*;
 
+    #[cfg(loom)]
+    type Life = loom::cell::UnsafeCell<()>;
+    /// One thread runs at a time, so what it finds is exact.
+    #[cfg(shuttle)]
+    pub struct Life(std::sync::atomic::AtomicBool);
+    #[cfg(shuttle)]
+    impl Life {
+        fn new(_: ()) -> Life {
+            Life(true.into())
+        }
+        pub fn with(&self, _: impl FnOnce(*const ())) {
+            assert!(self.0.load(Ordering::Relaxed), "a word is used that was freed");
+        }
+        fn with_mut(&self, _: impl FnOnce(*mut ())) {
+            self.0.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// What futex(2) keeps about a word, and whether the memory of the word is there.
     pub struct Kernel {
-        sleepers: (loom::sync::Mutex<()>, loom::sync::Condvar),
-        pub life: loom::cell::UnsafeCell<()>,
+        sleepers: (checker::sync::Mutex<()>, checker::sync::Condvar),
+        pub life: Life,
     }
 
     // SAFETY: the cell holds nothing: loom looks at the order of its uses.
@@ -142,10 +168,7 @@ mod modelled {
 
     impl Kernel {
         pub fn new() -> Kernel {
-            Kernel {
-                sleepers: (loom::sync::Mutex::new(()), loom::sync::Condvar::new()),
-                life: loom::cell::UnsafeCell::new(()),
-            }
+            Kernel { sleepers: (checker::sync::Mutex::new(()), checker::sync::Condvar::new()), life: Life::new(()) }
         }
     }
 
@@ -182,13 +205,13 @@ mod modelled {
         sleepers.1.notify_all();
     }
 }
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 use modelled::Kernel;
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 pub use modelled::{WakeAddress, wake};
 
 /// Where to wake, as a number: the memory may be gone by then (see [`wake`]).
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WakeAddress(pub usize);
 
@@ -203,14 +226,14 @@ impl Word {
     }
 }
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 impl Word {
     pub fn wake_address(&self) -> WakeAddress {
         WakeAddress(self as *const Word as usize)
     }
 }
 
-#[cfg(all(not(any(loom, doorbell_sim)), target_os = "linux"))]
+#[cfg(all(not(any(loom, shuttle, doorbell_sim)), target_os = "linux"))]
 mod futex {
     use super::*;
     use crate::event::NEVER;
@@ -258,10 +281,10 @@ mod futex {
         }
     }
 }
-#[cfg(all(not(any(loom, doorbell_sim)), target_os = "linux"))]
+#[cfg(all(not(any(loom, shuttle, doorbell_sim)), target_os = "linux"))]
 pub use futex::wake;
 
-#[cfg(all(not(any(loom, doorbell_sim)), not(target_os = "linux")))]
+#[cfg(all(not(any(loom, shuttle, doorbell_sim)), not(target_os = "linux")))]
 mod parked {
     use super::*;
     use crate::event::NEVER;
@@ -296,5 +319,5 @@ mod parked {
         unsafe { parking_lot_core::unpark_all(at.0, DEFAULT_UNPARK_TOKEN) };
     }
 }
-#[cfg(all(not(any(loom, doorbell_sim)), not(target_os = "linux")))]
+#[cfg(all(not(any(loom, shuttle, doorbell_sim)), not(target_os = "linux")))]
 pub use parked::wake;

@@ -45,11 +45,11 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 // The ladder: what `--cfg doorbell_backend` forces, else what the system has best. cfg has no "else", so each rung
 // names those above it.
-#[cfg(loom)]
-#[path = "../tests/loom_kernel.rs"]
+#[cfg(any(loom, shuttle))]
+#[path = "../tests/model_kernel.rs"]
 mod chosen;
 #[cfg(all(
-    not(loom),
+    not(any(loom, shuttle)),
     any(
         doorbell_backend = "epoll",
         all(not(any(doorbell_backend = "kqueue", doorbell_backend = "poll")), target_os = "linux")
@@ -58,7 +58,7 @@ mod chosen;
 #[path = "epoll.rs"]
 mod chosen;
 #[cfg(all(
-    not(loom),
+    not(any(loom, shuttle)),
     any(
         doorbell_backend = "kqueue",
         all(
@@ -76,7 +76,7 @@ mod chosen;
 #[path = "kqueue.rs"]
 mod chosen;
 #[cfg(all(
-    not(loom),
+    not(any(loom, shuttle)),
     any(
         doorbell_backend = "poll",
         all(
@@ -95,7 +95,7 @@ mod chosen;
 ))]
 #[path = "poll.rs"]
 mod chosen;
-#[cfg(not(any(unix, loom)))]
+#[cfg(not(any(unix, loom, shuttle)))]
 compile_error!("doorbell has no backend for this system");
 
 // What kqueue.rs decides without the kernel: the tests ask it everywhere.
@@ -107,7 +107,7 @@ compile_error!("doorbell has no backend for this system");
     target_os = "openbsd",
     target_os = "dragonfly"
 ))]
-#[cfg_attr(any(loom, doorbell_backend = "poll"), allow(dead_code))]
+#[cfg_attr(any(loom, shuttle, doorbell_backend = "poll"), allow(dead_code))]
 pub mod kqueue_set;
 
 pub use chosen::{Backend, Events};

@@ -84,7 +84,7 @@ fn change(word: &Word, f: impl Fn(u32) -> u32) -> u32 {
 }
 
 /// `bell_slot` in memory.
-#[cfg_attr(not(loom), repr(C))]
+#[cfg_attr(not(any(loom, shuttle)), repr(C))]
 pub struct Slot {
     pub rd: Word,
     pub wr: Word,
@@ -105,8 +105,8 @@ pub struct Slots {
     free: Vec<u32>,
 }
 
-/// Small under loom, which makes every word an object of its own.
-const CHUNK: usize = if cfg!(loom) { 4 } else { 256 };
+/// Small in models, whose checkers make every word an object of its own.
+const CHUNK: usize = if cfg!(any(loom, shuttle)) { 4 } else { 256 };
 
 impl Slots {
     pub fn new() -> Slots {

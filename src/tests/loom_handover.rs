@@ -1,4 +1,4 @@
-//! Who drives (shard.rs), over a whole manager: real words, locks, posts and sleeps, and the kernel of loom_kernel.rs.
+//! Who drives (shard.rs), over a whole manager: real words, locks, posts and sleeps, and the kernel of model_kernel.rs.
 //! Whoever waits in vain, because nobody drives any more or because it was not woken, is a deadlock.
 use super::explore;
 use crate::abi::{BELL_CANCELLED, BELL_USER, bell_event};

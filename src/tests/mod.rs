@@ -1,10 +1,10 @@
 //! Mirrors src: one file for each module that has something to ask alone. The whole is asked through the C interface,
 //! in c-tests. The files `loom_*` ask loom, which runs a model in every order of its threads' steps; `--cfg loom`
-//! switches `sync` to it.
-#[cfg(not(any(loom, doorbell_sim)))]
+//! switches `sync` to it. The file `shuttle` asks shuttle, which draws orders for models too large for that.
+#[cfg(not(any(loom, shuttle, doorbell_sim)))]
 mod backend;
 mod kqueue_set;
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 mod registry;
 mod timers;
 
@@ -25,6 +25,9 @@ mod loom_queue;
 mod loom_slot;
 #[cfg(loom)]
 mod loom_waker;
+
+#[cfg(shuttle)]
+mod shuttle;
 
 /// Runs the model in every order, with at most so many switches away from a thread that could go on. A thread that
 /// waits in vain is a deadlock to loom, one that spins exceeds the branches; both fail. `LOOM_MAX_PREEMPTIONS` asks for

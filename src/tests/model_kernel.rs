@@ -4,7 +4,7 @@ use super::Registered;
 use super::Trigger;
 use crate::error::{Error, Result};
 use crate::event::{Clock, Interest, Ready};
-use loom::sync::{Condvar, Mutex};
+use crate::sync::checker::sync::{Condvar, Mutex};
 
 pub struct Backend {
     rung: Mutex<bool>,
@@ -38,6 +38,10 @@ impl Backend {
         *self.rung.lock().unwrap() = true;
         self.waiting.notify_all();
         Ok(())
+    }
+
+    pub fn end_wait(&self) {
+        let _ = self.wake();
     }
 
     pub fn add(&self, _: i32, _: Interest, _: Trigger, _: bool, _: u64) -> Result<()> {
