@@ -7,6 +7,7 @@
 #   run: sim            the simulator, two million steps
 #   run: sim-poll       the same over poll(2)
 #   run: loom FILTER    models of loom
+#   run: shuttle FILTER models of shuttle
 set -u
 here=$(cd "$(dirname "$0")/.." && pwd)
 cargo=${CARGO:-cargo}
@@ -17,6 +18,10 @@ mkdir -p "$copy"
 [ $# -gt 0 ] || set -- $(cd "$here/proof/mutants" && ls *.patch | sed 's/\.patch$//')
 killed=0
 all=0
+of=$#
+begin=$(date +%s)
+# Seconds for each; a minute is enough where nothing else runs.
+patience=${PATIENCE:-60}
 
 export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_INCREMENTAL=true
 export CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true
@@ -30,7 +35,7 @@ for name in "$@"; do
     # The copy is a package alone: the C tests stay where they are.
     sed -i 's/^members = .*/members = ["."]/' "$copy/Cargo.toml"
     if ! (cd "$copy" && patch -s -p1) <"$patch"; then
-        echo "mutant $name: DOES NOT APPLY"
+        echo "mutant $all/$of $name: DOES NOT APPLY"
         continue
     fi
     # Times decide what cargo builds again.
@@ -42,22 +47,26 @@ for name in "$@"; do
         flags='--cfg doorbell_sim --cfg doorbell_backend="poll" --cfg doorbell_small_generations' filter='sim_' dir=sim-poll
         ;;
     loom*) flags='--cfg loom' filter=${run#loom } dir=loom ;;
-    *) echo "mutant $name: what is to run? ($run)"; continue ;;
+    shuttle*) flags='--cfg shuttle' filter=${run#shuttle } dir=shuttle ;;
+    *) echo "mutant $all/$of $name: what is to run? ($run)"; continue ;;
     esac
     if ! (cd "$copy" && RUSTFLAGS=$flags "$cargo" test -q --release --lib --no-run --target-dir "$target/mutants/$dir") \
         >"$log" 2>&1; then
-        echo "mutant $name: DOES NOT BUILD"
+        echo "mutant $all/$of $name: DOES NOT BUILD"
         continue
     fi
     start=$(date +%s)
-    if (cd "$copy" && STEPS=2000000 JOBS=1 RUSTFLAGS=$flags timeout 60 "$cargo" test -q --release --lib \
-        --target-dir "$target/mutants/$dir" "$filter" -- --nocapture) >"$log" 2>&1; then
-        echo "mutant $name: SURVIVED ($(sed -n 's/^rule: //p' "$patch"))"
-    else
+    (cd "$copy" && STEPS=2000000 JOBS=1 SHUTTLE_RUNS=20000 RUST_BACKTRACE=0 RUSTFLAGS=$flags timeout "$patience" \
+        "$cargo" test -q --release --lib --target-dir "$target/mutants/$dir" "$filter" -- --nocapture) >"$log" 2>&1
+    case $? in
+    0) echo "mutant $all/$of $name: SURVIVED ($(sed -n 's/^rule: //p' "$patch"))" ;;
+    124) echo "mutant $all/$of $name: SURVIVED for $patience s, without an end" ;;
+    *)
         killed=$((killed + 1))
-        how=$(grep -m1 -E '^violation|panicked at|Causality|deadlock' "$log" | cut -c1-110)
-        echo "mutant $name: killed in $(($(date +%s) - start)) s: ${how:-it did not end}"
-    fi
+        how=$(grep -a -m1 -E '^violation|panicked at|Causality|[Dd]eadlock' "$log" | cut -c1-110)
+        echo "mutant $all/$of $name: killed in $(($(date +%s) - start)) s: $how"
+        ;;
+    esac
 done
-echo "mutants_killed=$killed mutants=$all"
+echo "mutants_killed=$killed mutants=$all seconds=$(($(date +%s) - begin))"
 [ $killed = $all ]

@@ -31,7 +31,7 @@ typedef struct scenario {
 
 #define CODES(...) (const int32_t[]){__VA_ARGS__, 0}
 
-static uint64_t fault_points, fault_runs;
+static uint64_t fault_points, fault_runs, leaks;
 static uint32_t seen_errors[64];
 static int seen_count;
 
@@ -177,11 +177,11 @@ static int strike(const scenario *s, int argument, int kind, faults plan)
     if (s->works)
         s->works(&w, argument);
     world_close(&w);
-    if (live_fds() != fds || live_blocks != blocks)
+    if (live_fds() != fds || live_blocks != blocks) { /* counted, and told at the end */
+        leaks++;
         fprintf(stderr, "  %s(%#x) in world %d, %s %d%s leaks\n", s->name, (unsigned)argument, kind,
                 plan.kinds == FAULTS_MEMORY ? "allocation" : "call", plan.at, plan.for_ever ? " and all after" : "");
-    CHECK_EQ(live_fds(), fds);
-    CHECK_EQ(live_blocks, blocks);
+    }
     return struck;
 }
 
@@ -1766,6 +1766,7 @@ int main(void)
     RUN(does_taking_over_in_a_child_fail_cleanly);
     RUN(may_a_signal_come_at_every_point);
     RUN(may_a_fork_come_at_every_point);
-    fprintf(stderr, "fault_points=%" PRIu64 " runs=%" PRIu64 "\n", fault_points, fault_runs);
+    fprintf(stderr, "fault_points=%" PRIu64 " runs=%" PRIu64 " leaks=%" PRIu64 "\n", fault_points, fault_runs, leaks);
+    CHECK_EQ(leaks, 0);
     return 0;
 }

@@ -248,11 +248,13 @@ impl Backend {
     }
 
     #[cfg(test)]
+    #[cfg_attr(doorbell_sim, allow(dead_code))]
     pub fn forbid_pwait2(&self) {
         self.no_pwait2.store(true, Ordering::Relaxed);
     }
 
     #[cfg(test)]
+    #[cfg_attr(doorbell_sim, allow(dead_code))]
     pub fn own_fds(&self) -> Vec<i32> {
         let lazy = self.alarms.live().map(|(fd, _)| fd).chain(self.outer.get());
         [self.epoll.0, self.waker.0].into_iter().chain(lazy).collect()

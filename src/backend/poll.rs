@@ -347,9 +347,11 @@ impl Backend {
 
     /// There is one way to sleep here.
     #[cfg(test)]
+    #[cfg_attr(doorbell_sim, allow(dead_code))]
     pub fn forbid_pwait2(&self) {}
 
     #[cfg(test)]
+    #[cfg_attr(doorbell_sim, allow(dead_code))]
     pub fn own_fds(&self) -> Vec<i32> {
         let own = [self.bell.0.0, self.bell.1.0].into_iter();
         #[cfg(target_os = "linux")]

@@ -83,6 +83,8 @@ pub struct File {
     pub numbers: u32,
     /// Other processes that hold it.
     pub foreign: u32,
+    /// Made by the library.
+    pub ours: bool,
     /// Entries of epoll sets: (the epoll's file, the entry).
     watchers: Vec<(u32, u32)>,
     /// When each bit was last seen true, and when it last arrived.
@@ -152,12 +154,12 @@ pub struct World {
     pub tick: u64,
     /// Counts what wait queues were told: who sleeps in the kernel looks again.
     pub told: u64,
-    /// Waits do not run out of memory: a library's thread has nobody to tell.
-    pub calm_waits: bool,
-    lives: u64,
+    pub lives: u64,
     /// CLOCK_MONOTONIC, and what the others are ahead of it.
     pub time: i64,
     pub ahead: [i64; 3],
+    /// The most that each has shown before it was set back.
+    pub peak: [i64; 3],
     /// Reading a clock gives its last multiple of this.
     pub grain: i64,
     pub rng: Rng,
@@ -171,9 +173,11 @@ pub struct World {
     /// Pipes tell only the change from empty to non-empty (Linux 5.5 to 5.13).
     pub shy_pipes: bool,
     pub most_numbers: usize,
-    /// Where the lowest free number is looked for. The library's own fds are given others than the user's: a number that
-    /// is closed behind the library's back and becomes one of its own is the one thing it cannot tell.
+    /// Where the lowest free number is looked for: the user's fds, and the library's.
     pub lowest: usize,
+    pub lowest_ours: usize,
+    /// The library's writes are forbidden from now on.
+    pub mute: bool,
     /// Numbers that somebody closes in the middle of the next epoll_ctl.
     pub close_in_ctl: Option<i32>,
     pub waits: u64,
@@ -202,10 +206,10 @@ impl World {
             timers: Vec::new(),
             tick: 1,
             told: 0,
-            calm_waits: false,
             lives: 0,
             time: 1,
             ahead: [0; 3],
+            peak: [0; 3],
             grain: 1,
             rng: Rng(seed),
             rates: [0; FAULTS.len()],
@@ -216,6 +220,8 @@ impl World {
             shy_pipes: false,
             most_numbers: 400,
             lowest: USERS,
+            lowest_ours: OURS,
+            mute: false,
             close_in_ctl: None,
             waits: 0,
             in_call: 0,
@@ -252,6 +258,9 @@ impl World {
     }
     pub fn is_open(&self, fd: i32) -> bool {
         self.file_of(fd).is_ok()
+    }
+    pub fn is_ours(&self, fd: i32) -> bool {
+        self.file_of(fd).is_ok_and(|f| self.files[f as usize].ours)
     }
     pub fn life_of(&self, fd: i32) -> u64 {
         self.file_of(fd).map_or(0, |f| self.files[f as usize].life)
@@ -300,12 +309,22 @@ impl World {
             Some(i) => {
                 let watchers = std::mem::take(&mut self.files[i as usize].watchers);
                 self.files[i as usize] =
-                    File { object, end, numbers: 0, foreign: 0, watchers, was, arrived, life: self.lives };
+                    File { object, end, numbers: 0, foreign: 0, ours: false, watchers, was, arrived, life: self.lives };
                 i
             }
             None => {
                 let watchers = Vec::new();
-                self.files.push(File { object, end, numbers: 0, foreign: 0, watchers, was, arrived, life: self.lives });
+                self.files.push(File {
+                    object,
+                    end,
+                    numbers: 0,
+                    foreign: 0,
+                    ours: false,
+                    watchers,
+                    was,
+                    arrived,
+                    life: self.lives,
+                });
                 self.files.len() as u32 - 1
             }
         }
@@ -729,6 +748,9 @@ impl World {
         {
             return Err(libc::EINVAL);
         }
+        if what == libc::EPOLL_CTL_ADD && self.reaches(file, epoll) {
+            return Err(libc::ELOOP);
+        }
         let events = events | ERR | HUP;
         let Object::Epoll(e) = self.object_mut(epoll) else { return Err(libc::EINVAL) };
         let found = e.entries.iter().position(|it| it.file == file && it.fd == fd);
@@ -763,6 +785,11 @@ impl World {
             }
         }
         Ok(0)
+    }
+    /// Does one set contain the other?
+    fn reaches(&self, file: u32, epoll: u32) -> bool {
+        let Object::Epoll(e) = self.object(file) else { return false };
+        e.entries.iter().filter(|it| it.file != NONE).any(|it| it.file == epoll || self.reaches(it.file, epoll))
     }
     fn look(&mut self, epoll: u32, entry: u32) {
         let Object::Epoll(e) = self.object(epoll) else { return };
@@ -874,8 +901,13 @@ impl World {
             }
         }
     }
+    /// The latest time that the clock has ever shown.
+    pub fn highest(&self, clock: usize) -> i64 {
+        self.peak[clock].max(self.true_clock(clock))
+    }
     /// The wall clock is set, or the machine was suspended.
     pub fn jump(&mut self, clock: usize, by: i64) {
+        self.peak[clock] = self.highest(clock);
         let least = -self.time;
         self.ahead[clock] = self.ahead[clock].saturating_add(by).max(least);
         for i in 0..self.timers.len() {

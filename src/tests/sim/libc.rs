@@ -2,7 +2,7 @@
 //! Each call is a point where threads may switch, and where a fault may be drawn.
 // Each backend calls a part of it.
 #![allow(dead_code, clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
-use super::kernel::{Answer, Fault, HUP, IN, OURS, OUT, Object, PRI, RDHUP, USERS, World};
+use super::kernel::{Answer, Fault, HUP, IN, OUT, Object, PRI, RDHUP, USERS, World};
 use super::sched::{End, kernel_sleep, switch, violation, with};
 use crate::event::NEVER;
 pub use ::libc::*;
@@ -32,9 +32,11 @@ fn make<T: TryInto<i64>>(f: impl FnOnce(&mut World) -> Answer<T>) -> i64 {
         if w.fault(Fault::NoMem) {
             return Err(ENOMEM);
         }
-        w.lowest = OURS;
+        w.lowest = w.lowest_ours;
+        let lives = w.lives;
         let made = f(w);
         w.lowest = USERS;
+        w.files.iter_mut().filter(|f| f.life > lives).for_each(|f| f.ours = true);
         made
     })
 }
@@ -77,6 +79,9 @@ pub unsafe fn write(fd: c_int, bytes: *const c_void, n: usize) -> isize {
             return Ok(n as i64);
         }
         let file = w.file_of(fd)?;
+        if w.mute && w.files[file as usize].ours {
+            return Err(EPERM);
+        }
         match w.object(file) {
             Object::Event { .. } if n < 8 => Err(EINVAL),
             Object::Event { .. } => w.write(fd, unsafe { bytes.cast::<u64>().read_unaligned() }),
@@ -132,7 +137,7 @@ fn poll_once(w: &mut World, list: &mut [pollfd]) -> usize {
 fn poll_until(list: &mut [pollfd], until: i64) -> c_int {
     switch();
     with(|w| w.waits += 1);
-    if until != 0 && with(|w| !w.calm_waits && w.fault(Fault::NoMem)) {
+    if until != 0 && with(|w| w.fault(Fault::NoMem)) {
         return done(Err::<i32, i32>(ENOMEM)) as c_int;
     }
     let mut found = 0;
@@ -206,6 +211,10 @@ pub unsafe fn pipe2(out: *mut c_int, _: c_int) -> c_int {
 }
 pub unsafe fn dup3(old: c_int, new: c_int, _: c_int) -> c_int {
     make(|w| w.dup3(old, new)) as c_int
+}
+
+pub unsafe fn dup2(old: c_int, new: c_int) -> c_int {
+    unsafe { dup3(old, new, 0) }
 }
 
 pub unsafe fn epoll_ctl(epoll: c_int, what: c_int, fd: c_int, event: *mut epoll_event) -> c_int {

@@ -90,7 +90,7 @@ fn shrink(seed: u64, mut steps: Vec<Step>) -> Vec<Step> {
 }
 
 fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
+    let text = std::env::var(name).ok().filter(|t| !t.is_empty())?;
     Some(text.replace('_', "").parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
 }
 
@@ -163,7 +163,7 @@ fn many(first: u64, stride: u64, wanted: u64, start: Instant) -> (u64, [u64; FAU
     let (mut steps, mut met, mut bad) = (0, [0; FAULTS.len()], Vec::new());
     let mut told = Instant::now();
     let mut seed = first;
-    while steps < wanted && bad.len() < 1 {
+    while steps < wanted && bad.is_empty() {
         let (_, _, weights) = configure(seed);
         let outcome = run(seed, &draw(seed, &weights), false);
         steps += outcome.played as u64;

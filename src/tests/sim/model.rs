@@ -53,6 +53,8 @@ pub struct Reg {
     pub closed: bool,
     /// Its number was closed behind the library's back.
     pub wild: bool,
+    /// Then: what was ever true of what the number has meant.
+    pub last: u32,
     pub deadline: i64,
     pub clock: usize,
     pub period: i64,
@@ -73,9 +75,32 @@ pub struct Reg {
     pub alone: bool,
     /// Calls made before this was unregistered may still tell of it.
     pub ended: u64,
+    /// For runs with threads, where nobody knows what exactly has happened when: what was ever asked of it, from before
+    /// the call that asks on.
+    pub ever: Ever,
+}
+
+#[derive(Clone, Copy)]
+pub struct Ever {
+    /// The instant before it was registered, and the count of the player's doings.
+    pub tick: u64,
+    pub serial: u64,
+    pub wants: u32,
+    pub earliest: i64,
+    pub arms: u64,
+    pub heard: u64,
+    pub shots: bool,
+    /// It had another target, or was disarmed, or was modified.
+    pub changed: bool,
 }
 
 impl Reg {
+    /// A call that may arm it begins.
+    pub fn arming(&mut self, deadline: i64, changed: bool) {
+        self.ever.arms += 1;
+        self.ever.earliest = self.ever.earliest.min(deadline);
+        self.ever.changed |= changed;
+    }
     pub fn is_listed(&self) -> bool {
         matches!(self.aim, Aim::Poll | Aim::Queue(_))
     }

@@ -40,7 +40,7 @@ steps! {
     RegFd 10 RegTimeout 6 RegUser 2 Unregister 8 Rearm 10 Modify 4 Retarget 3 Update 6 Get 1
     Post 4 Wake 2 Poll 24 Consume 5 SlotWait 3
     QueueCreate 1 QueueDrain 6 QueueWait 2 QueueDestroy 1 QueueFd 1 Doorbell 1
-    Pollable 1 NextDeadline 1 Verify 2 Settle 3 Misuse 2 Fork 1
+    Pollable 1 NextDeadline 1 Verify 2 Settle 3 Misuse 2 Fork 1 Chase 4 Overtake 4
 }
 
 pub struct Config {
@@ -78,6 +78,8 @@ pub struct Player {
     fds: Vec<i32>,
     held: Vec<u32>,
     closing: Vec<(i32, u64)>,
+    /// Closes by the library: until when they were under way.
+    closes: Vec<(i32, u64)>,
     regs: Vec<Option<Reg>>,
     queues: Vec<QueueModel>,
     words: Words,
@@ -168,6 +170,7 @@ impl Player {
             fds: Vec::new(),
             held: Vec::new(),
             closing: Vec::new(),
+            closes: Vec::new(),
             regs: Vec::new(),
             queues: Vec::new(),
             words: Words::new(),
@@ -225,7 +228,7 @@ impl Player {
     fn pick_fd(&mut self, rng: &mut Rng) -> Option<i32> {
         while !self.fds.is_empty() {
             let i = rng.below(self.fds.len());
-            if self.world.is_open(self.fds[i]) {
+            if self.world.is_open(self.fds[i]) && !self.world.is_ours(self.fds[i]) {
                 return Some(self.fds[i]);
             }
             self.fds.swap_remove(i);
@@ -302,7 +305,7 @@ impl Player {
             r.undelivered_posts = false;
             if r.what == What::Timeout && r.period > 0 && r.deadline != NEVER {
                 r.lapsed = true; // a word does not tell how many
-                let now = with(|w| w.true_clock(r.clock));
+                let now = with(|w| w.highest(r.clock));
                 let missed = now.saturating_sub(r.deadline).max(0) / r.period + 1;
                 r.deadline = r.deadline.saturating_add(r.period.saturating_mul(missed)).min(NEVER - 1);
             }
@@ -495,6 +498,7 @@ impl Player {
             mark: 0,
             closed: false,
             wild: false,
+            last: 0,
             deadline: NEVER,
             clock: 0,
             period: 0,
@@ -508,6 +512,16 @@ impl Player {
             busy: 0,
             alone: false,
             ended: 0,
+            ever: Ever {
+                tick: with(|w| w.tick),
+                serial: self.serial,
+                wants: 0,
+                earliest: NEVER,
+                arms: 1,
+                heard: 0,
+                shots: what != What::User,
+                changed: false,
+            },
         });
         i
     }
@@ -588,7 +602,11 @@ fn see(events: &[bell_event], queue: Option<usize>, began: u64) {
         }
         if alone {
             judge(r, e);
+        } else {
+            judge_roughly(r, e);
+            p().reg(i).ever.heard += (e.ready & BELL_CLOSED == 0) as u64;
         }
+        let r = p().reg(i);
         if r.what == What::Timeout && r.period == 0 && r.slack == 0 && r.order != 0 {
             let this = (r.order, r.deadline, r.shard, r.clock);
             if let Some(before) = last.filter(|b| (b.2, b.3) == (this.2, this.3)) {
@@ -632,7 +650,8 @@ fn see(events: &[bell_event], queue: Option<usize>, began: u64) {
     }
     for e in events {
         if let Some(r) = p().regs[(e.user_data & 1023) as usize].as_mut().filter(|r| r.data == e.user_data) {
-            let now = with(|w| w.read_clock(r.clock));
+            // Before it was set back, perhaps.
+            let now = with(|w| w.highest(r.clock));
             r.lapsed &= r.period > 0;
             if r.lapsed && r.deadline <= now {
                 // How many of the expirations were from before it was moved, nobody knows.
@@ -658,6 +677,16 @@ fn judge(r: &Reg, e: &bell_event) {
                 wrong("no bit");
             }
             if r.wild {
+                // (A queue's fd is the user's to watch.)
+                let timer = |w: &mut World| w.file_of(r.fd).is_ok_and(|f| matches!(w.object(f), Object::Timer { .. }));
+                if !EPOLL
+                    && p().config.shards == 1
+                    && with(timer)
+                    && e.ready & BELL_CLOSED == 0
+                    && bits & !(r.last | BELL_ERR) != 0
+                {
+                    wrong("news of the library's own timer");
+                }
                 return;
             }
             if e.ready & BELL_CLOSED != 0 && !r.closed {
@@ -725,7 +754,72 @@ fn judge(r: &Reg, e: &bell_event) {
     }
 }
 
+/// The same among threads: what was never asked, or never true, cannot be told.
+fn judge_roughly(r: &Reg, e: &bell_event) {
+    let wrong = |what: &str| {
+        violation(format!(
+            "{:?} {:#x} fd {}: {what}: ready {:#x} status {} data {}",
+            r.what, r.handle, r.fd, e.ready, e.status, e.data
+        ))
+    };
+    if e.ready == 0 {
+        wrong("no bit");
+    }
+    if e.ready & BELL_TIMEOUT != 0 && !p().jumped_back(r.clock) && with(|w| w.read_clock(r.clock)) < r.ever.earliest {
+        wrong("early");
+    }
+    if r.ever.shots && e.ready & BELL_CLOSED == 0 && r.ever.heard >= r.ever.arms {
+        wrong(&format!("told more often than armed ({} times)", r.ever.arms));
+    }
+    match r.what {
+        What::Fd => {
+            if r.wild {
+                return;
+            }
+            let closed = p().was_closed(r);
+            if e.ready & BELL_CLOSED != 0 && !closed {
+                wrong("CLOSED, and nobody has closed it");
+            }
+            let by_fault = e.status != 0 && p().config.chaos;
+            if e.status != 0 && !by_fault && !closed {
+                wrong("a status without a reason");
+            }
+            let bits = e.ready & !(BELL_TIMEOUT | BELL_CLOSED) & !(if by_fault { BELL_ERR } else { 0 });
+            if bits & !r.ever.wants != 0 {
+                wrong("a bit that was not asked for");
+            }
+            if !r.always && !closed {
+                match true_since(r.fd, r.life, r.ever.tick) {
+                    Some(was) if bits & !was == 0 => {}
+                    Some(was) => wrong(&format!("bits that were never true (were {was:#x})")),
+                    None => wrong("of a file that is gone"),
+                }
+            }
+        }
+        What::Timeout if e.ready != BELL_TIMEOUT || e.status != 0 => wrong("not a timeout's news"),
+        What::User if e.ready != BELL_USER || e.status != 0 => wrong("not a user event's news"),
+        What::User if e.data & !r.posted != 0 => wrong(&format!("bits that nobody posted ({:#x})", r.posted)),
+        _ => {}
+    }
+}
+
 impl Player {
+    /// Was a close of its fd under way since it was registered?
+    fn was_closed(&self, r: &Reg) -> bool {
+        r.closed || self.closes.iter().any(|(fd, until)| *fd == r.fd && *until >= r.ever.serial)
+    }
+    fn close_begins(&mut self, fd: i32) {
+        self.closes.retain(|(f, until)| *f != fd || *until == u64::MAX);
+        self.closes.push((fd, u64::MAX));
+    }
+    fn close_ends(&mut self, fd: i32) {
+        self.serial += 1;
+        let now = self.serial;
+        if let Some(close) = self.closes.iter_mut().find(|(f, until)| *f == fd && *until == u64::MAX) {
+            close.1 = now;
+        }
+    }
+
     fn jumped_back(&self, clock: usize) -> bool {
         clock != 0
     }
@@ -743,11 +837,9 @@ impl Player {
         if let Aim::Mvar(None) = r.aim {
             return false;
         }
-        // A LEVEL registration that was told and not drained does not hear of its deadline.
-        let level_deadline = r.what == What::Fd && r.mode == BELL_LEVEL;
         let late = |clock: usize| {
             let now = self.world.read_clock(clock);
-            r.deadline < sched::END_OF_TIME && r.deadline.saturating_add(r.slack) <= now && !level_deadline
+            r.deadline < sched::END_OF_TIME && r.deadline.saturating_add(r.slack) <= now
         };
         match r.what {
             What::Timeout => late(r.clock),
@@ -786,8 +878,8 @@ fn before_sleep(until: i64) {
             violation(format!("sleeps, although {:?} {:#x} fd {} is due", r.what, r.handle, r.fd));
         }
         let pending = r.deadline < sched::END_OF_TIME
-            && (r.what != What::Fd || r.mode != BELL_LEVEL)
             && r.sure
+            && r.aim != Aim::Mvar(None)
             && !r.wild
             && !r.closed
             && r.busy == 0;
@@ -899,23 +991,88 @@ fn one(step: &Step) {
         if op != Op::QueueCreate || sched::busy() == 0 {
             act(op, &mut rng);
         }
-    } else if free && !matches!(op, Op::Settle | Op::Verify | Op::Fork | Op::CloseInCtl | Op::QueueDestroy) {
+    } else if free
+        && !matches!(
+            op,
+            Op::Chase | Op::Overtake | Op::Settle | Op::Verify | Op::Fork | Op::CloseInCtl | Op::QueueDestroy
+        )
+    {
         me.callers[caller] = Some(sched::spawn(Box::new(move || act(op, &mut Rng(salt)))));
     } else if rng.chance(100) {
         sched::interrupt(rng.below(8));
     }
-    if op == Op::Settle {
+    if op == Op::Chase {
+        chase(&mut rng);
+    } else if op == Op::Overtake {
+        overtake(&mut rng);
+    } else if op == Op::Settle {
         quiet();
     } else {
         sched::run(1 + rng.below(30));
     }
 }
 
+/// Two that have no call under way.
+fn two_callers() -> Option<[usize; 2]> {
+    let n = p().config.threads;
+    p().callers.resize(n.max(p().callers.len()), None);
+    let mut callers = (0..n).filter(|c| p().callers[*c].is_none_or(|t| !sched::is_busy(t)));
+    Some([callers.next()?, callers.next()?])
+}
+
+/// An fd is ready, the driver is about to be told; meanwhile it is emptied, and somebody arms it again.
+fn overtake(rng: &mut Rng) {
+    let ready = |r: &Reg| {
+        let one_shot = r.what == What::Fd && r.mode == BELL_ONESHOT && r.sure && !r.wild && !r.closed;
+        one_shot && true_now(r.fd, r.life).is_some_and(|now| now & r.wants != 0)
+    };
+    let Some(i) = p().pick_reg(rng, ready) else { return };
+    let Some([first, second]) = two_callers() else { return };
+    let (shard, fd, handle) = (p().reg(i).shard, p().reg(i).fd, p().reg(i).handle);
+    p().callers[first] = Some(sched::spawn(Box::new(move || drop(poll(shard, 64, 0)))));
+    sched::run(1 + rng.below(12));
+    with(|w| {
+        for _ in 0..100 {
+            let _ = w.read(fd, 4096);
+            let _ = w.write(fd, 4096);
+        }
+    });
+    let salt = rng.next();
+    if p().regs[i].as_ref().is_some_and(|r| r.handle == handle && r.ended == 0 && r.busy == 0 && !r.alone) {
+        p().callers[second] = Some(sched::spawn(Box::new(move || rearm_one(i, &mut Rng(salt)))));
+    }
+    sched::run(1 + rng.below(30));
+}
+
+/// A timeout is made to fire, and somebody unregisters it synchronously while its delivery may be under way.
+fn chase(rng: &mut Rng) {
+    let outside = |r: &Reg| matches!(r.aim, Aim::Futex(_) | Aim::WakeFd(..) | Aim::Mvar(Some(_)));
+    let Some(i) = p().pick_reg(rng, |r| r.what == What::Timeout && r.period == 0 && outside(r)) else { return };
+    let Some([first, second]) = two_callers() else { return };
+    let (handle, shard) = (p().reg(i).handle, p().reg(i).shard);
+    p().reg(i).arming(0, true);
+    p().reg(i).busy += 1; // nobody but us
+    let fires = move || {
+        api(|| format!("bell_update_timeout({handle:#x}, 0)"), |b| bell_update_timeout(b, handle, 0));
+        if let Some(r) = p().regs[i].as_mut().filter(|r| r.handle == handle) {
+            r.busy -= 1;
+            (r.deadline, r.lapsed, r.vague, r.sure) = (0, true, true, false);
+        }
+        poll(shard, 64, 0);
+    };
+    p().callers[first] = Some(sched::spawn(Box::new(fires)));
+    sched::run(1 + rng.below(25));
+    if p().regs[i].as_ref().is_some_and(|r| r.handle == handle && r.ended == 0) {
+        p().callers[second] = Some(sched::spawn(Box::new(move || unregister_one(i, true))));
+    }
+    sched::run(1 + rng.below(30));
+}
+
 /// Faults off, and everybody runs until all sleep: then each must be right to.
 fn quiet() {
     let faulty = std::mem::replace(&mut p().config.faulty, false);
     with(|w| w.faulty = false);
-    for _ in 0..40 {
+    for round in 0..40 {
         if !sched::run(20_000) {
             if !sched::has_violation() {
                 violation(format!(
@@ -931,7 +1088,9 @@ fn quiet() {
         if next > sched::END_OF_TIME {
             break;
         }
-        with(|w| w.advance(next));
+        // A library thread that rests after a shortage shall come back, whatever fires each microsecond meanwhile.
+        let least = if p().config.library_threads > 0 { 1_000 << round.min(14) } else { 0 };
+        with(|w| w.advance(next.max(w.time.saturating_add(least))));
     }
     let states = sched::states();
     let mut asleep = Vec::new();
@@ -941,6 +1100,9 @@ fn quiet() {
             (sched::Block::Idle | sched::Block::Ready, _) => {}
             (sched::Block::Lock(_), _) => violation(format!("deadlock: a thread waits for a lock, {wait:?}")),
             (_, None) if p().config.library_threads > 0 && matches!(state, sched::Block::Kernel { .. }) => {}
+            // It has met a shortage, and rests.
+            (sched::Block::Futex { until, .. }, None)
+                if p().config.library_threads > 0 && *until < sched::END_OF_TIME => {}
             (_, None) => violation("a call that does not wait for news does not end".to_owned()),
             (_, Some(w)) => asleep.push((*state, w)),
         }
@@ -992,6 +1154,9 @@ fn quiet() {
             }
         }
     }
+    if !any_wild() {
+        agree();
+    }
     // Nobody makes a call now that began before these ended.
     if sched::busy() == 0 {
         for i in 0..p().regs.len() {
@@ -1017,6 +1182,7 @@ fn finish_threads() {
     let answer = result.clone();
     p().config.faulty = false;
     p().words.check();
+    with(|w| w.mute = p().serial % 3 == 0);
     sched::spawn(Box::new(move || answer.set(bell_destroy(bell, BELL_FORCE))));
     for _ in 0..100 {
         if sched::run(20_000) || sched::has_violation() {
@@ -1073,7 +1239,7 @@ fn act(op: Op, rng: &mut Rng) {
         }
         Op::CloseApi | Op::CloseBegin | Op::CloseEnd | Op::CloseBehind | Op::CloseInCtl => close(op, rng),
         Op::RegFd => register_fd(rng),
-        Op::RegTimeout => register_timeout(rng),
+        Op::RegTimeout => register_timeout(rng, None),
         Op::RegUser => register_user(rng),
         Op::Unregister => unregister(rng),
         Op::Rearm => rearm(rng),
@@ -1128,6 +1294,7 @@ fn act(op: Op, rng: &mut Rng) {
         Op::Settle => settle(),
         Op::Misuse => misuse(rng),
         Op::Fork => fork(rng),
+        Op::Chase | Op::Overtake => {}
     }
 }
 
@@ -1206,6 +1373,11 @@ fn gone_wild(fd: i32) {
         let r = p().reg(i);
         if r.fd == fd && !r.closed && r.what == What::Fd {
             r.wild = true;
+            let (since, life) = (r.since, r.life);
+            r.last |= with(|w| {
+                let since = if w.life_of(fd) == life { since } else { 0 };
+                w.file_of(fd).map_or(0, |f| ready_bits(w.true_since(f, since)))
+            });
         }
     }
 }
@@ -1218,6 +1390,7 @@ fn close(op: Op, rng: &mut Rng) {
         let at = rng.below(p().closing.len());
         let (fd, ticket) = p().closing.swap_remove(at);
         let (r, _) = api(|| format!("bell_close_end({fd})"), |b| bell_close_end(b, fd, ticket));
+        p().close_ends(fd);
         if r != 0 && p().alone() {
             violation(format!("bell_close_end: {r}"));
         }
@@ -1233,6 +1406,11 @@ fn close(op: Op, rng: &mut Rng) {
             gone_wild(fd);
             p().fds.retain(|f| *f != fd);
             env("close", fd, with(|w| w.close(fd)));
+            if rng.chance(300) && p().alone() {
+                // The number may become that of the library's own timer.
+                let clock = 1 + rng.below(2);
+                register_timeout(rng, Some(clock));
+            }
         }
         Op::CloseInCtl => {
             gone_wild(fd);
@@ -1246,7 +1424,9 @@ fn close(op: Op, rng: &mut Rng) {
         }
         Op::CloseApi => {
             let watched = watchers(fd);
+            p().close_begins(fd);
             let (r, hit) = api(|| format!("bell_close_fd({fd})"), |b| bell_close_fd(b, fd));
+            p().close_ends(fd);
             if r == 0 {
                 p().fds.retain(|f| *f != fd);
                 closed(&watched);
@@ -1257,6 +1437,7 @@ fn close(op: Op, rng: &mut Rng) {
         _ => {
             let watched = watchers(fd);
             let mut ticket = 0;
+            p().close_begins(fd);
             // SAFETY: a pointer of ours.
             let (r, hit) =
                 api(|| format!("bell_close_begin({fd})"), |b| unsafe { bell_close_begin(b, fd, &mut ticket) });
@@ -1265,8 +1446,11 @@ fn close(op: Op, rng: &mut Rng) {
                 closed(&watched);
                 p().fds.retain(|f| *f != fd);
                 env("close", fd, with(|w| w.close(fd)));
-            } else if hit == 0 && p().alone() {
-                violation(format!("bell_close_begin: {r}"));
+            } else {
+                p().close_ends(fd);
+                if hit == 0 && p().alone() {
+                    violation(format!("bell_close_begin: {r}"));
+                }
             }
         }
     }
@@ -1343,6 +1527,7 @@ fn register_fd(rng: &mut Rng) {
     };
     let kind = with(|w| {
         w.file_of(fd).map_or(0, |f| match w.object(f) {
+            _ if w.is_ours(fd) => 0,
             Object::Regular => 1,
             Object::Null => 2,
             _ => 3,
@@ -1353,15 +1538,17 @@ fn register_fd(rng: &mut Rng) {
         let r = p().reg(i);
         (r.fd, r.life, r.mode, r.auto, r.deadline) = (fd, life, mode, auto, deadline);
         r.wants = wants(interest);
+        (r.ever.wants, r.ever.earliest, r.ever.shots) = (r.wants, deadline, mode == BELL_ONESHOT);
         r.wanted = r.wants;
         r.always = unpollable;
         r.at_arm = true_now(fd, life).unwrap_or(0);
         r.wild = kind == 0;
     }
-    let odd = p().live().any(|j| {
-        let r = p().reg(j);
-        r.what == What::Fd && r.fd == fd && !r.closed && (r.life != life || r.wild)
-    });
+    let odd = with(|w| w.is_ours(fd))
+        || p().live().any(|j| {
+            let r = p().reg(j);
+            r.what == What::Fd && r.fd == fd && !r.closed && (r.life != life || r.wild)
+        });
     let closing = p().is_closing(fd);
     let mut handle = 0;
     let text = || {
@@ -1369,8 +1556,10 @@ fn register_fd(rng: &mut Rng) {
             "bell_register_fd(fd {fd}, interest {interest:#x}, mode {mode}, flags {flags}, {aim:?}, deadline {deadline})"
         )
     };
+    let before = snapshot(rng);
     // SAFETY: pointers of ours.
     let (r, hit) = api(text, |b| unsafe { bell_register_fd(b, &spec, &mut handle) });
+    same(before, r, "bell_register_fd");
     let expected = if mode == BELL_EDGE && !EPOLL {
         BELL_E_UNSUPPORTED
     } else if closing {
@@ -1415,14 +1604,15 @@ fn deadline(rng: &mut Rng, clock: usize) -> i64 {
     }
 }
 
-fn register_timeout(rng: &mut Rng) {
+fn register_timeout(rng: &mut Rng, clock: Option<usize>) {
     if p().live().count() >= MOST_REGS {
         return unregister(rng);
     }
     let period = if rng.chance(250) { rng.pick(&[1_000, 1_000_000, 1_000_000_000]) } else { 0 };
     let aim = p().aim(rng, What::Timeout, 0, period);
     let i = p().new_reg(What::Timeout, aim);
-    let clock = if rng.chance(200) { 1 + rng.below(2) } else { 0 };
+    let drawn = if rng.chance(200) { 1 + rng.below(2) } else { 0 };
+    let clock = clock.unwrap_or(drawn);
     let deadline = if rng.chance(30) { NEVER } else { deadline(rng, clock) };
     let auto = period == 0 && rng.chance(200);
     let slack = if rng.chance(200) { rng.pick(&[1, 1_000_000]) } else { 0 };
@@ -1441,6 +1631,7 @@ fn register_timeout(rng: &mut Rng) {
         let most = p().config.slack;
         let r = p().reg(i);
         (r.clock, r.deadline, r.period, r.auto, r.slack) = (clock, deadline, period, auto, slack.max(most));
+        (r.ever.earliest, r.ever.shots, r.ever.changed) = (deadline, period == 0, deadline == NEVER);
         if deadline == NEVER {
             (r.credits, r.sure) = (0, false);
         }
@@ -1451,8 +1642,10 @@ fn register_timeout(rng: &mut Rng) {
             "bell_register_timeout(clock {clock}, deadline {deadline}, period {period}, slack {slack}, auto {auto}, {aim:?})"
         )
     };
+    let before = snapshot(rng);
     // SAFETY: pointers of ours.
     let (r, hit) = api(text, |b| unsafe { bell_register_timeout(b, &spec, &mut handle) });
+    same(before, r, "bell_register_timeout");
     if r == 0 {
         p().made(i, handle);
     } else {
@@ -1474,11 +1667,13 @@ fn register_user(rng: &mut Rng) {
     let shard = rng.below(p().config.shards as usize) as u32;
     let data = p().reg(i).data;
     let mut handle = 0;
+    let before = snapshot(rng);
     // SAFETY: pointers of ours.
     let (r, hit) = api(
         || format!("bell_register_user({aim:?})"),
         |b| unsafe { bell_register_user(b, shard, &target, data, &mut handle) },
     );
+    same(before, r, "bell_register_user");
     if r == 0 {
         p().made(i, handle);
     } else {
@@ -1517,7 +1712,10 @@ fn ownership(r: &Reg) -> Option<i32> {
 
 fn unregister(rng: &mut Rng) {
     let Some(i) = p().pick_shared(rng, |_| true) else { return };
-    let sync = rng.chance(600);
+    unregister_one(i, rng.chance(600));
+}
+
+fn unregister_one(i: usize, sync: bool) {
     let (handle, aim) = (p().reg(i).handle, p().reg(i).aim);
     let expected = ownership(p().reg(i));
     p().reg(i).busy += 1;
@@ -1543,6 +1741,14 @@ fn unregister(rng: &mut Rng) {
             reg.what, reg.aim, reg.credits, reg.sure
         ));
     }
+    if let (false, true, Aim::Futex(word)) = (p().alone(), sync, aim) {
+        let reg = p().reg(i);
+        let once = reg.ever.shots && reg.ever.arms == 1 && !reg.ever.changed && reg.busy == 0 && reg.what != What::User;
+        let (wild, told) = (reg.wild, p().words.at(word).load(SeqCst) / BELL_SEQ);
+        if once && !wild && !p().was_closed(p().reg(i)) && (r == BELL_FIRED) != (told == 1) {
+            violation(format!("bell_unregister({handle:#x}): {r}, and its word was told {told} times"));
+        }
+    }
     if let Aim::Mvar(_) = aim {
         let one_shot_told = p().reg(i).is_one_shot() || p().reg(i).what == What::User;
         if one_shot_told {
@@ -1558,7 +1764,12 @@ fn unregister(rng: &mut Rng) {
 }
 
 fn rearm(rng: &mut Rng) {
-    let Some(i) = p().pick_reg(rng, |_| true) else { return };
+    if let Some(i) = p().pick_reg(rng, |_| true) {
+        rearm_one(i, rng);
+    }
+}
+
+fn rearm_one(i: usize, rng: &mut Rng) {
     let (handle, what, mode, period) = (p().reg(i).handle, p().reg(i).what, p().reg(i).mode, p().reg(i).period);
     let old = p().reg(i).aim;
     let spent = old == Aim::Mvar(None) || p().is_told(p().reg(i)) && matches!(old, Aim::Mvar(_));
@@ -1575,6 +1786,7 @@ fn rearm(rng: &mut Rng) {
     let before = snapshot(rng);
     p().reg(i).busy += 1;
     p().reg(i).alone = true;
+    p().reg(i).arming(deadline, fresh.is_some());
     let mark = p().count(p().reg(i));
     let _ = mark;
     // SAFETY: null or a target of ours.
@@ -1640,6 +1852,9 @@ fn modify(rng: &mut Rng) {
     let before = snapshot(rng);
     let mark = p().count(p().reg(i));
     p().reg(i).busy += 1;
+    p().reg(i).arming(NEVER, true);
+    p().reg(i).ever.wants |= wants(interest);
+    p().reg(i).ever.shots &= mode == BELL_ONESHOT;
     let (r, hit) =
         api(|| format!("bell_modify({handle:#x}, {interest:#x}, {mode})"), |b| bell_modify(b, handle, interest, mode));
     if p().regs[i].is_none() {
@@ -1667,10 +1882,10 @@ fn modify(rng: &mut Rng) {
     if r == 0 {
         let count = if p().alone() { p().count(p().reg(i)) } else { mark };
         let now = with(|w| w.true_clock(0));
-        let r = p().reg(i);
         let alone = p().alone();
         let r = p().reg(i);
-        let spent = r.mode == BELL_LEVEL && r.deadline <= now || r.mode == BELL_ONESHOT && r.is_listed() || !alone;
+        let spent =
+            r.mode == BELL_LEVEL && r.deadline <= now || r.mode == BELL_ONESHOT && r.is_listed() || r.vague || !alone;
         if spent {
             (r.lapsed, r.vague) = (true, true);
             r.deadline = NEVER;
@@ -1696,14 +1911,17 @@ fn retarget(rng: &mut Rng) {
     let expected = ownership(p().reg(i));
     p().reg(i).busy += 1;
     p().reg(i).alone = true;
+    p().reg(i).arming(NEVER, true);
     let mark = p().count(p().reg(i));
     let _ = mark;
+    let before = snapshot(rng);
     // SAFETY: a target of ours.
     let (r, hit) =
         api(|| format!("bell_retarget({handle:#x}, {new:?})"), |b| unsafe { bell_retarget(b, handle, &target) });
     if p().regs[i].is_none() {
         return;
     }
+    same(before, r, "bell_retarget");
     p().reg(i).busy -= 1;
     p().reg(i).alone = false;
     if r >= 0 {
@@ -1715,6 +1933,7 @@ fn retarget(rng: &mut Rng) {
         p().reg(i).aim = new;
         p().reg(i).mark = 0;
         p().reg(i).order = 0;
+        p().reg(i).vague |= what == What::Fd && matches!(old, Aim::Poll | Aim::Queue(_));
         if let Aim::Slot(_) = new {
             let mut slot = ptr::null_mut();
             // SAFETY: a pointer of ours.
@@ -1734,8 +1953,8 @@ fn retarget(rng: &mut Rng) {
         r.credits += 1;
         r.sure &= result == BELL_CANCELLED as i32 || p().alone();
         let r = p().reg(i);
-        if r.period > 0 && r.deadline <= with(|w| w.true_clock(r.clock)) {
-            let missed = (with(|w| w.true_clock(r.clock)) - r.deadline) / r.period + 1;
+        if r.period > 0 && r.deadline <= with(|w| w.highest(r.clock)) {
+            let missed = (with(|w| w.highest(r.clock)) - r.deadline) / r.period + 1;
             r.deadline = r.deadline.saturating_add(r.period.saturating_mul(missed)).min(NEVER - 1);
             r.lapsed = true;
         }
@@ -1757,6 +1976,7 @@ fn update(rng: &mut Rng) {
     let deadline = if rng.chance(150) { NEVER } else { deadline(rng, clock) };
     let before = snapshot(rng);
     p().reg(i).busy += 1;
+    p().reg(i).arming(deadline, deadline == NEVER);
     let (r, hit) =
         api(|| format!("bell_update_timeout({handle:#x}, {deadline})"), |b| bell_update_timeout(b, handle, deadline));
     if p().regs[i].is_none() {
@@ -1799,7 +2019,9 @@ fn get(rng: &mut Rng) {
     let (r, _) = api(|| format!("bell_timeout_get({handle:#x})"), |b| unsafe { bell_timeout_get(b, handle, &mut at) });
     if p().alone() && r == 0 {
         let reg = p().reg(i);
-        let known = !reg.wild && !reg.vague && !reg.is_listed() && reg.period == 0 && !p().is_told(p().reg(i));
+        let spent = reg.aim == Aim::Mvar(None);
+        let known =
+            !spent && !reg.wild && !reg.vague && !reg.is_listed() && reg.period == 0 && !p().is_told(p().reg(i));
         let reg = p().reg(i);
         if known && at != reg.deadline && reg.sure {
             violation(format!("bell_timeout_get({handle:#x}): {at}, expected {}", reg.deadline));
@@ -2018,11 +2240,13 @@ fn queue_create(rng: &mut Rng) {
     }
     let shard = rng.below(p().config.shards as usize);
     let mut handle = 0;
+    let before = snapshot(rng);
     // SAFETY: pointers of ours.
     let (r, hit) = api(
         || "bell_queue_create".to_owned(),
         |b| unsafe { bell_queue_create(b, shard as u32, ptr::null(), &mut handle) },
     );
+    same(before, r, "bell_queue_create");
     if r == 0 {
         p().queues.push(QueueModel { handle, shard, live: true, doorbell: None });
         if !p().handles.insert(handle) {
@@ -2080,7 +2304,7 @@ fn dump() -> String {
 }
 /// Now and then, before a call: a call that fails must leave all as it is.
 fn snapshot(rng: &mut Rng) -> Option<String> {
-    (p().alone() && p().config.faulty && rng.chance(200)).then(dump)
+    (p().alone() && p().config.faulty && rng.chance(100)).then(dump)
 }
 fn same(before: Option<String>, r: i32, what: &str) {
     let Some(before) = before.filter(|_| r < 0) else { return };
@@ -2099,9 +2323,12 @@ fn any_wild() -> bool {
 }
 
 fn verify() {
-    if !p().alone() || any_wild() {
-        return;
+    if p().alone() && !any_wild() {
+        agree();
     }
+}
+/// The kernel's set and the registry.
+fn agree() {
     let bell = p().bell;
     let wrong = bell_verify(bell);
     if wrong != 0 {
@@ -2120,6 +2347,14 @@ fn settle() {
     p().observe();
     let all: Vec<usize> = p().live().collect();
     let due: Vec<usize> = all.into_iter().filter(|i| p().is_due(p().reg(*i))).collect();
+    let now = with(|w| w.read_clock(0));
+    // Of these readiness alone is not enough.
+    let late = |r: &Reg| {
+        r.what == What::Fd && r.mode != BELL_ONESHOT && r.is_listed() && !r.vague && !r.lapsed && {
+            r.deadline < sched::END_OF_TIME && r.deadline.saturating_add(r.slack) <= now
+        }
+    };
+    let late: Vec<(usize, u64)> = due.iter().filter(|i| late(p().reg(**i))).map(|i| (*i, p().reg(*i).handle)).collect();
     for i in p().live().collect::<Vec<_>>() {
         p().reg(i).seen = false;
     }
@@ -2147,6 +2382,12 @@ fn settle() {
                 "{:?} {:#x} fd {} mode {} {:?} deadline {} was due, and {rounds} turns have not told it",
                 r.what, r.handle, r.fd, r.mode, r.aim, r.deadline
             ));
+        }
+    }
+    for (i, handle) in late {
+        let Some(r) = p().regs[i].as_ref().filter(|r| r.handle == handle && r.sure) else { continue };
+        if r.deadline != NEVER {
+            violation(format!("{handle:#x} fd {} mode {} {:?}: its deadline was not told", r.fd, r.mode, r.aim));
         }
     }
     verify();
@@ -2333,10 +2574,7 @@ pub fn gone(bell: *mut bell_t) {
             violation(format!("StablePtr {id} was never put and never given back"));
         }
     }
-    let kept: Vec<i32> = with(|w| {
-        let own = |fd: &i32| *fd >= super::kernel::OURS as i32;
-        w.open_numbers().filter(own).collect()
-    });
+    let kept: Vec<i32> = with(|w| w.open_numbers().filter(|fd| w.is_ours(*fd)).collect());
     if !kept.is_empty() {
         violation(format!("destroyed, and fds are left: {kept:?}"));
     }
@@ -2365,7 +2603,7 @@ pub fn configure(seed: u64) -> (Config, Box<World>, Vec<(Op, u32)>) {
     if faulty {
         for (f, _) in &FAULTS[..Fault::NoAlloc as usize] {
             if rng.chance(500) {
-                world.rates[f as usize] = rng.pick(&[10, 50, 200]);
+                world.rates[*f as usize] = rng.pick(&[10, 50, 200]);
             }
         }
         if rng.chance(200) {
@@ -2397,7 +2635,7 @@ pub fn configure(seed: u64) -> (Config, Box<World>, Vec<(Op, u32)>) {
         .iter()
         .map(|(op, w)| {
             let mut w = w * rng.pick(&[1, 4, 4, 4, 8, 16]);
-            if rng.chance(80) {
+            if rng.chance(80) || matches!(op, Op::Chase | Op::Overtake) && threads == 0 {
                 w = 0;
             }
             if matches!(op, Op::CloseBehind | Op::CloseInCtl) && !rng.chance(300) {
