@@ -1029,7 +1029,7 @@ fn overtake(rng: &mut Rng) {
     let Some(i) = p().pick_reg(rng, ready) else { return };
     let Some([first, second]) = two_callers() else { return };
     let (shard, fd, handle) = (p().reg(i).shard, p().reg(i).fd, p().reg(i).handle);
-    p().callers[first] = Some(sched::spawn(Box::new(move || drop(poll(shard, 64, 0)))));
+    p().callers[first] = Some(sched::spawn(Box::new(move || _ = poll(shard, 64, 0))));
     sched::run(1 + rng.below(12));
     with(|w| {
         for _ in 0..100 {
