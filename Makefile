@@ -244,3 +244,11 @@ prove-quick: ## ten million simulated steps and every seed that failed; its last
 
 prove: ## all proofs: a thousand million steps, models, faults, the museum, mutants (hours)
 	@MAKE="$(MAKE)" proof/prove.sh all
+
+# STEPS= and JOBS= as above; SHARD=k/n: every n-th mutant, from the k-th on.
+.PHONY: coverage mutants-cargo
+coverage: ## which lines of src/ and which error returns run in the tests? both backends (six minutes)
+	@CARGO='$(CARGO)' proof/coverage.py $(TARGET)
+
+mutants-cargo: ## cargo-mutants over the core: SHARD=0/50 takes every 50th (a whole run takes half a day)
+	@CARGO='$(CARGO)' SHARD='$(or $(SHARD),0/50)' proof/cargo-mutants.py $(TARGET)

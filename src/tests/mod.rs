@@ -3,7 +3,17 @@
 //! switches `sync` to it. The file `shuttle` asks shuttle, which draws orders for models too large for that.
 #[cfg(not(any(loom, shuttle, doorbell_sim)))]
 mod backend;
+#[cfg(not(any(loom, shuttle)))]
+mod buckets;
+#[cfg(not(any(loom, shuttle)))]
+mod deliveries;
+#[cfg(not(any(loom, shuttle)))]
+mod event;
+#[cfg(not(any(loom, shuttle)))]
+mod fd_table;
 mod kqueue_set;
+#[cfg(not(any(loom, shuttle)))]
+mod posts;
 #[cfg(not(any(loom, shuttle)))]
 mod registry;
 mod timers;
