@@ -510,9 +510,7 @@ impl State {
             // Only poll(2) tells: the number is not open any more, and its entry is gone.
             first.value.kernel = Kernel::Absent;
             self.counters.ghosts += 1;
-            if !self.close_list(env, number, Error::BADF.code(), out) {
-                return Some(cookie);
-            }
+            self.ghost(env, head, out);
             return None;
         }
         let mut at = match from.and_then(|h| self.reg.fds.find(h)) {
