@@ -72,6 +72,7 @@ macro_rules! programs {
 
 programs! {
     close
+    corners
     dlopen
     drive_poll
     drive_threads

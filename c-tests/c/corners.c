@@ -1,0 +1,373 @@
+/* What is rarely asked: refusals in the middle of a life, more listeners than one delivery holds, calls that meet in
+ * unlikely moments. A question is here if nothing else runs a line of the library. */
+#define _GNU_SOURCE
+#include "faults.h"
+#include <sys/wait.h>
+
+enum { MANY = 40 }; /* more than are delivered under one lock */
+
+static void are_empty_batches_fine(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    CHECK_EQ(bell_register_fd_batch(bell, NULL, 0, NULL, NULL), 0);
+    CHECK_EQ(bell_rearm_batch(bell, NULL, 0, NULL), 0);
+    CHECK_EQ(bell_unregister_batch(bell, NULL, 0, 0, NULL), 0);
+    check_clean(bell);
+}
+
+static void is_a_target_that_does_not_go_with_the_rest_refused_and_nothing_changed(void)
+{
+    bell_t *bell = make_bell_ghc(1, 0);
+    fake_mvar mvar = {0};
+    bell_event e;
+    int fd = make_eventfd();
+    const bell_target slot = to_slot(), poll = to_poll(), mv = to_mvar(&mvar, 0);
+    bell_handle level = watch(bell, fd, BELL_READ, BELL_LEVEL, to_poll());
+    CHECK_EQ(bell_rearm(bell, level, &slot, BELL_NEVER), -EINVAL);
+    CHECK_EQ(bell_retarget(bell, level, &slot), -EINVAL);
+    CHECK_EQ(eventfd_write(fd, 1), 0);
+    CHECK_EQ(next_event(bell).handle, level);
+    CHECK_EQ(bell_unregister(bell, level, 0), BELL_CANCELLED);
+
+    bell_timeout_spec periodic = timeout_spec(now_ns(), to_poll());
+    periodic.period_ns = SEC(1000);
+    bell_handle t;
+    CHECK_EQ(bell_register_timeout(bell, &periodic, &t), 0);
+    CHECK_EQ(bell_rearm(bell, t, &mv, now_ns()), -EINVAL);
+    CHECK_EQ(bell_retarget(bell, t, &mv), -EINVAL);
+    e = next_event(bell);
+    CHECK_EQ(e.handle, t);
+    CHECK_EQ(bell_unregister(bell, t, 0), BELL_CANCELLED);
+
+    /* An MVAR that was delivered is nobody's: arming again needs a new one. */
+    t = set_timeout(bell, 0, mv);
+    turn(bell);
+    CHECK_EQ(mvar.puts, 1);
+    CHECK_EQ(bell_rearm(bell, t, NULL, 0), -EINVAL);
+    CHECK_EQ(bell_rearm(bell, t, &mv, 0), 0);
+    turn(bell);
+    CHECK_EQ(mvar.puts, 2);
+    CHECK_EQ(bell_unregister(bell, t, 0), BELL_FIRED);
+
+    bell_handle queue = make_queue(bell, NULL);
+    CHECK_EQ(bell_retarget(bell, queue, &poll), -EINVAL);
+    CHECK_EQ(bell_retarget(bell, queue, &mv), BELL_FIRED);
+    CHECK_EQ(bell_queue_destroy(bell, queue, 0), BELL_CANCELLED);
+    CHECK_EQ(mvar.puts, 2);
+    CHECK_EQ(close(fd), 0);
+    check_clean(bell);
+}
+
+/* The kernel forbids to change those: arming one again finds it armed. */
+static void does_an_exclusive_one_go_on_when_it_is_armed_again(void)
+{
+    if (!has_feature(BELL_FEATURE_EXCLUSIVE))
+        return;
+    bell_t *bell = make_bell(1, 0);
+    int fd = make_eventfd();
+    bell_fd_spec spec = fd_spec(fd, BELL_READ, BELL_EDGE, to_poll());
+    bell_handle h;
+    spec.flags |= BELL_FD_EXCLUSIVE;
+    spec.shard = 0;
+    CHECK_EQ(bell_register_fd(bell, &spec, &h), 0);
+    for (int i = 0; i < 3; i++) {
+        CHECK_EQ(eventfd_write(fd, 1), 0);
+        CHECK_EQ(next_event(bell).handle, h);
+        CHECK_EQ(drain_fd(fd), 8);
+        CHECK_EQ(bell_rearm(bell, h, NULL, BELL_NEVER), 0);
+        expect_quiet(bell, 0);
+    }
+    CHECK_EQ(bell_rearm(bell, h, NULL, now_ns()), 0);
+    CHECK_EQ(next_event(bell).ready, BELL_TIMEOUT);
+    CHECK_EQ(bell_unregister(bell, h, 0), BELL_CANCELLED);
+    CHECK_EQ(close(fd), 0);
+    check_clean(bell);
+}
+
+static void does_a_forked_child_go_on_with_an_exclusive_one(void)
+{
+    if (!has_feature(BELL_FEATURE_EXCLUSIVE))
+        return;
+    bell_t *bell = make_bell(1, 0);
+    int fd = make_eventfd(), status;
+    bell_fd_spec spec = fd_spec(fd, BELL_READ, BELL_EDGE, to_poll());
+    bell_handle h;
+    spec.flags |= BELL_FD_EXCLUSIVE;
+    spec.shard = 0;
+    CHECK_EQ(bell_register_fd(bell, &spec, &h), 0);
+    CHECK_EQ(bell_before_fork(bell), 0);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        alarm(50);
+        CHECK_EQ(bell_after_fork_child(bell, 0), 0);
+        check_verified(bell);
+        CHECK_EQ(eventfd_write(fd, 1), 0);
+        CHECK_EQ(next_event(bell).handle, h);
+        CHECK_EQ(bell_unregister(bell, h, 0), BELL_CANCELLED);
+        check_clean(bell);
+        _exit(0);
+    }
+    CHECK_EQ(bell_after_fork_parent(bell), 0);
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK_EQ(status, 0);
+    CHECK_EQ(bell_unregister(bell, h, 0), BELL_CANCELLED);
+    CHECK_EQ(close(fd), 0);
+    check_clean(bell);
+}
+
+/* A pipe whose reader is gone: the write raises SIGPIPE, which would end the process. */
+static void is_sigpipe_held_back(void)
+{
+    for (int pending_before = 0; pending_before < 2; pending_before++) {
+        bell_t *bell = make_bell(1, 0);
+        int ends[2];
+        sigset_t pipe, now;
+        CHECK(signal(SIGPIPE, SIG_DFL) != SIG_ERR);
+        sigemptyset(&pipe);
+        sigaddset(&pipe, SIGPIPE);
+        make_pipe(ends);
+        bell_handle t = set_timeout(bell, 0, to_byte(ends[1]));
+        CHECK_EQ(close(ends[0]), 0);
+        if (pending_before) {
+            CHECK_EQ(pthread_sigmask(SIG_BLOCK, &pipe, NULL), 0);
+            CHECK_EQ(raise(SIGPIPE), 0);
+        }
+        turn(bell); /* and lives on */
+        CHECK_EQ(bell_unregister(bell, t, BELL_SYNC), BELL_FIRED);
+        CHECK_EQ(sigpending(&now), 0);
+        CHECK_EQ(sigismember(&now, SIGPIPE), pending_before); /* the program's own one is not eaten */
+        CHECK_EQ(pthread_sigmask(SIG_BLOCK, NULL, &now), 0);
+        CHECK_EQ(sigismember(&now, SIGPIPE), pending_before);
+        if (pending_before) {
+            CHECK(signal(SIGPIPE, SIG_IGN) != SIG_ERR); /* drops it */
+            CHECK_EQ(pthread_sigmask(SIG_UNBLOCK, &pipe, NULL), 0);
+        }
+        CHECK_EQ(close(ends[1]), 0);
+        check_clean(bell);
+    }
+}
+
+/* ---- more listeners than one delivery holds ---- */
+
+static uint32_t words[MANY];
+static bell_handle handles[MANY];
+
+/* MANY registrations of one fd, each with a word of its own. */
+static void crowd(bell_t *bell, int fd)
+{
+    for (int i = 0; i < MANY; i++) {
+        words[i] = 0;
+        handles[i] = watch(bell, fd, BELL_READ, BELL_ONESHOT, to_futex(&words[i]));
+    }
+}
+
+static void crowd_was_told(bell_t *bell, uint32_t bits)
+{
+    for (int i = 0; i < MANY; i++) {
+        CHECK_EQ(load(&words[i]), bits | BELL_SEQ); /* once */
+        CHECK_EQ(bell_unregister(bell, handles[i], BELL_SYNC), BELL_FIRED);
+    }
+}
+
+static void are_all_of_many_told_of_a_close(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    uint64_t ticket;
+    for (int how = 0; how < 2; how++) {
+        int fd = make_eventfd();
+        crowd(bell, fd);
+        if (how) {
+            CHECK_EQ(bell_close_fd(bell, fd), 0);
+        } else {
+            CHECK_EQ(bell_close_begin(bell, fd, &ticket), 0);
+            CHECK_EQ(close(fd), 0);
+            CHECK_EQ(bell_close_end(bell, fd, ticket), 0);
+        }
+        crowd_was_told(bell, BELL_CLOSED);
+    }
+    check_clean(bell);
+}
+
+/* The fd was closed behind the library's back, and its number means another file: the newcomer is watched, and those
+ * of the old one are told. */
+static void are_all_of_many_told_that_their_number_means_another_file(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    int fd = make_eventfd(), other = make_eventfd();
+    crowd(bell, fd);
+    CHECK_EQ(dup3(other, fd, O_CLOEXEC), fd);
+    bell_handle h = watch(bell, fd, BELL_READ, BELL_ONESHOT, to_poll());
+    CHECK_EQ(eventfd_write(other, 1), 0);
+    CHECK_EQ(next_event(bell).handle, h);
+    if (has_feature(BELL_FEATURE_EPOLL)) {
+        crowd_was_told(bell, BELL_CLOSED);
+    } else { /* poll(2) knows numbers only: to it that is the same fd */
+        turn(bell);
+        crowd_was_told(bell, BELL_READ);
+    }
+    CHECK_EQ(bell_unregister(bell, h, 0), BELL_FIRED);
+    CHECK_EQ(close(fd), 0);
+    CHECK_EQ(close(other), 0);
+    check_clean(bell);
+}
+
+static void are_all_of_many_told_of_an_fd_closed_behind_our_back(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    int fd = make_eventfd();
+    crowd(bell, fd);
+    CHECK_EQ(close(fd), 0);
+    turn(bell);
+    /* epoll says nothing of it: the next call that touches the list finds out. */
+    if (has_feature(BELL_FEATURE_EPOLL))
+        CHECK_EQ(bell_rearm(bell, handles[0], NULL, BELL_NEVER), -EBADF);
+    turn(bell);
+    for (int i = 0; i < MANY; i++)
+        CHECK_OK(bell_unregister(bell, handles[i], BELL_SYNC));
+    if (has_feature(BELL_FEATURE_POLL))
+        for (int i = 0; i < MANY; i++)
+            CHECK_EQ(words[i], BELL_CLOSED | BELL_SEQ);
+    check_clean(bell);
+}
+
+static void are_all_of_many_always_ready_told_in_one_turn(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    char path[] = P_tmpdir "/doorbell-XXXXXX";
+    int file = mkostemp(path, O_CLOEXEC);
+    CHECK(file >= 0);
+    CHECK_EQ(unlink(path), 0);
+    for (int i = 0; i < MANY; i++) {
+        bell_fd_spec spec = fd_spec(file, BELL_READ, BELL_ONESHOT, to_futex(&words[i]));
+        spec.flags |= BELL_FD_ALWAYS_READY;
+        words[i] = 0;
+        CHECK_EQ(bell_register_fd(bell, &spec, &handles[i]), 0);
+    }
+    CHECK_EQ(bell_poll(bell, 0, NULL, 0, 0), 0);
+    crowd_was_told(bell, BELL_READ);
+    CHECK_EQ(close(file), 0);
+    check_clean(bell);
+}
+
+/* ---- unlikely moments ---- */
+
+static bell_t *here;
+static int number;
+static uint32_t word;
+static bell_handle late;
+
+static void register_it(void)
+{
+    hook_at_call = NULL;
+    late = watch(here, number, BELL_READ, BELL_ONESHOT, to_futex(&word));
+}
+
+/* bell_close_fd has lifted its mark, and has not closed yet. */
+static void is_who_comes_between_mark_and_close_told(void)
+{
+    for (int dup_lives = 0; dup_lives < 2; dup_lives++) {
+        int other = -1;
+        here = make_bell(1, 0);
+        word = 0;
+        number = make_eventfd();
+        if (dup_lives)
+            other = fcntl(number, F_DUPFD_CLOEXEC, 0);
+        hook_at_call = register_it;
+        faults_plan((faults){.kinds = FAULTS_OF(close), .at = 1});
+        faults_begin();
+        int32_t r = bell_close_fd(here, number);
+        faults_end();
+        faults_plan((faults){0});
+        CHECK_EQ(r, 0);
+        CHECK(!hook_at_call);
+        turn(here);
+        CHECK_EQ(load(&word), BELL_CLOSED | BELL_SEQ);
+        if (dup_lives) {
+            CHECK_EQ(eventfd_write(other, 1), 0);
+            turn(here);
+            CHECK_EQ(load(&word), BELL_CLOSED | BELL_SEQ);
+            CHECK_EQ(close(other), 0);
+        }
+        CHECK_EQ(bell_unregister(here, late, BELL_SYNC), BELL_FIRED);
+        check_clean(here);
+    }
+}
+
+/* A delivery that takes its time. */
+static uint32_t inside, go_on;
+
+static void slow_putmvar(int32_t capability, void *stable_ptr)
+{
+    (void)capability;
+    store(&inside, 1);
+    while (!load(&go_on))
+        sched_yield();
+    add(stable_ptr, 1);
+}
+
+static bell_t *make_slow_bell(void)
+{
+    static const bell_ghc_ops ghc = {.size = sizeof ghc, .try_putmvar = slow_putmvar};
+    bell_config config;
+    bell_t *bell;
+    CHECK_OK(bell_config_init(&config, sizeof config));
+    config.shards = 1;
+    config.ghc = &ghc;
+    CHECK_OK(bell_create(&config, &bell));
+    store(&inside, 0);
+    store(&go_on, 0);
+    return bell;
+}
+
+static void *poll_once(void *bell)
+{
+    return (void *)(intptr_t)bell_poll(bell, 0, NULL, 0, 0);
+}
+
+static uint32_t forker;
+static void *prepare_fork(void *bell)
+{
+    store(&forker, thread_id());
+    CHECK_EQ(bell_before_fork(bell), 0);
+    CHECK_EQ(load(&go_on), 1); /* not before the delivery is over */
+    CHECK_EQ(bell_after_fork_parent(bell), 0);
+    return NULL;
+}
+
+static void does_a_fork_wait_for_the_delivery_that_is_under_way(void)
+{
+    bell_t *bell = make_slow_bell();
+    uint32_t puts = 0;
+    bell_handle t = set_timeout(bell, 0, (bell_target){.kind = BELL_TARGET_MVAR, .stable_ptr = &puts});
+    pthread_t driver = start_thread(poll_once, bell);
+    AWAIT(load(&inside));
+    forker = 0;
+    pthread_t other = start_thread(prepare_fork, bell);
+    AWAIT(is_asleep(&forker));
+    store(&go_on, 1);
+    join_thread(other);
+    CHECK_EQ((intptr_t)join_thread(driver), 0);
+    CHECK_EQ(load(&puts), 1);
+    CHECK_EQ(bell_unregister(bell, t, BELL_SYNC), BELL_FIRED);
+    check_clean(bell);
+}
+
+int main(void)
+{
+    const char *preload = getenv("LD_PRELOAD");
+    if (preload && strstr(preload, "vgpreload"))
+        SKIP("valgrind puts its own allocator where this program has its");
+    RUN(are_empty_batches_fine);
+    RUN(is_a_target_that_does_not_go_with_the_rest_refused_and_nothing_changed);
+    RUN(does_an_exclusive_one_go_on_when_it_is_armed_again);
+    RUN(does_a_forked_child_go_on_with_an_exclusive_one);
+    RUN(is_sigpipe_held_back);
+    RUN(are_all_of_many_told_of_a_close);
+    RUN(are_all_of_many_told_that_their_number_means_another_file);
+    RUN(are_all_of_many_told_of_an_fd_closed_behind_our_back);
+    RUN(are_all_of_many_always_ready_told_in_one_turn);
+    RUN(is_who_comes_between_mark_and_close_told);
+    RUN(does_a_fork_wait_for_the_delivery_that_is_under_way);
+    return 0;
+}
