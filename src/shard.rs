@@ -376,10 +376,11 @@ impl Shard {
 
     /// A kernel object without the ghosts; everything else is put into the new one.
     fn rebuild(&self, st: &mut State, env: Env, out: &mut Out) {
-        (st.ghosts, st.ghost_events) = (0, 0);
+        st.ghost_events = 0;
         if self.backend.rebuild().is_err() {
-            return; // the old one still works; more ghost events will ask again once there are ghosts
+            return; // the old one still works; as many more events of ghosts will ask again
         }
+        st.ghosts = 0;
         st.counters.rebuilds += 1;
         self.put_in_kernel(st, env, out);
     }
