@@ -57,10 +57,8 @@ pub fn make_room<T>(list: &mut Vec<T>) -> Result<()> {
 }
 
 pub fn boxed<T>(value: T) -> Result<Box<T>> {
+    const { assert!(size_of::<T>() > 0) };
     let layout = Layout::new::<T>();
-    if layout.size() == 0 {
-        return Ok(Box::new(value)); // takes no memory
-    }
     if is_refused() {
         return Err(Error::NOMEM);
     }

@@ -1,5 +1,5 @@
 //! Watching fds: register, change, arm again, cancel, close.
-use super::{bell_t, call, decode_target, in_slice, out_slice, read_sized, write_out};
+use super::{bell_t, call, decode_target, in_slice, out_slice, read_sized};
 use crate::abi::*;
 use crate::error::{Error, Result};
 use crate::event::{Interest, Mode};
@@ -54,7 +54,7 @@ pub unsafe extern "C" fn bell_register_fd(
         // SAFETY: the caller's pointers; `spec` is checked inside, `handle` above.
         unsafe {
             let h = m.register_fd(decode(m, spec)?)?;
-            write_out(handle, h)?;
+            handle.write(h);
         }
         Ok(0)
     })
@@ -235,7 +235,7 @@ pub unsafe extern "C" fn bell_close_begin(bell: *mut bell_t, fd: i32, ticket: *m
         }
         let t = m.close_begin(fd)?;
         // SAFETY: checked above.
-        unsafe { write_out(ticket, t)? };
+        unsafe { ticket.write(t) };
         Ok(0)
     })
 }

@@ -69,7 +69,7 @@ pub unsafe extern "C" fn bell_create(config: *const bell_config, out: *mut *mut 
         }
         let bell = table::insert(|| Manager::new(decoded))?;
         // SAFETY: checked above.
-        unsafe { write_out(out, bell)? };
+        unsafe { out.write(bell) };
         Ok(0)
     })
 }

@@ -1,5 +1,5 @@
 //! Looking inside.
-use super::{bell_t, call, write_out};
+use super::{bell_t, call};
 use crate::abi::*;
 use crate::error::Error;
 
@@ -18,7 +18,7 @@ pub unsafe extern "C" fn bell_stats(bell: *mut bell_t, shard: u32, out: *mut bel
         }
         let s = m.stats(shard)?;
         // SAFETY: checked above.
-        unsafe { write_out(out, s)? };
+        unsafe { out.write(s) };
         Ok(0)
     })
 }

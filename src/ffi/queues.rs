@@ -1,5 +1,5 @@
 //! Queues: many registrations, one list of news.
-use super::{bell_t, call, optional_target, out_slice, write_out};
+use super::{bell_t, call, optional_target, out_slice};
 use crate::abi::*;
 use crate::error::Error;
 
@@ -25,7 +25,7 @@ pub unsafe extern "C" fn bell_queue_create(
         // SAFETY: null or the caller's target, checked for alignment inside; `handle` above.
         unsafe {
             let h = m.queue_create(shard, optional_target(m, doorbell)?)?;
-            write_out(handle, h)?;
+            handle.write(h);
         }
         Ok(0)
     })

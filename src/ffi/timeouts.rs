@@ -45,7 +45,7 @@ pub unsafe extern "C" fn bell_register_timeout(
             target: decode_target(m, &s.target)?,
         })?;
         // SAFETY: checked above.
-        unsafe { write_out(handle, h)? };
+        unsafe { handle.write(h) };
         Ok(0)
     })
 }
@@ -101,7 +101,7 @@ pub unsafe extern "C" fn bell_register_user(
         unsafe {
             let target = super::optional_target(m, target)?.ok_or(Error::INVAL)?;
             let h = m.register_user(shard, target, user_data)?;
-            write_out(handle, h)?;
+            handle.write(h);
         }
         Ok(0)
     })

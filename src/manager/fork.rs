@@ -45,9 +45,7 @@ impl Manager {
     /// In the child, which has one thread: nobody else is here. After an error the manager is still the parent's, and
     /// this may be called again: what can fail comes before anything is told to anybody.
     pub fn after_fork_child(&mut self, reset: bool) -> Result<i32> {
-        if !self.all.mark.is_forked() {
-            return Err(Error::INVAL);
-        }
+        debug_assert!(self.all.mark.is_forked()); // ffi has asked
         drop(self.frozen.get_mut().take());
         let torn = self.all.shards.iter().any(|s| s.try_lock().is_none_or(|st| !st.deliveries.is_idle()))
             || match self.queues.try_lock() {

@@ -236,14 +236,11 @@ impl Manager {
     #[inline(never)]
     fn choose_place(&self, shard: u32, target: &Spec) -> Result<usize> {
         let count = self.all.shards.len();
-        match shard {
+        match (shard, target) {
             // Where nobody drives but who waits for the queue, only its shard is driven.
-            BELL_SHARD_ANY if !self.all.threaded && matches!(target, Spec::Queue(_)) => match target {
-                Spec::Queue(queue) => Ok(queue.home),
-                _ => Err(Error::INVAL),
-            },
-            BELL_SHARD_ANY => Ok(self.next.fetch_add(1, Relaxed) % count),
-            BELL_SHARD_CURRENT_CPU => Ok(current_cpu() % count),
+            (BELL_SHARD_ANY, Spec::Queue(queue)) if !self.all.threaded => Ok(queue.home),
+            (BELL_SHARD_ANY, _) => Ok(self.next.fetch_add(1, Relaxed) % count),
+            (BELL_SHARD_CURRENT_CPU, _) => Ok(current_cpu() % count),
             _ => Err(Error::INVAL),
         }
     }

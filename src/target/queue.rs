@@ -229,13 +229,13 @@ impl Queue {
 
 /// An MVAR rings once; the others stay.
 fn take_doorbell(doorbell: &mut Target) -> Option<Notification> {
+    match std::mem::take(doorbell) {
+        Target::Mvar(sp) => return Some(Notification::Mvar(sp)),
+        stays => *doorbell = stays,
+    }
     match doorbell {
         Target::Futex(word) => Some(Notification::Futex(*word, Ready::READ)),
         Target::WakeFd(fd) => Some(Notification::WakeFd(*fd)),
-        Target::Mvar(_) => match std::mem::take(doorbell) {
-            Target::Mvar(sp) => Some(Notification::Mvar(sp)),
-            _ => None,
-        },
         _ => None,
     }
 }
