@@ -353,6 +353,302 @@ static void does_a_fork_wait_for_the_delivery_that_is_under_way(void)
     check_clean(bell);
 }
 
+/* ---- what the system refuses ---- */
+
+static int read_error; /* the next read of the library fails with this */
+
+FAULTS_PLAIN ssize_t read(int fd, void *bytes, size_t n)
+{
+    NEXT(read);
+    if (!read_error || !from_library(CALLER))
+        return next_read(fd, bytes, n);
+    errno = read_error;
+    read_error = 0;
+    return -1;
+}
+
+/* On epoll bell_verify reads what the kernel has. */
+static void is_a_list_that_cannot_be_read_told(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    int fd = make_eventfd();
+    bell_handle h = watch(bell, fd, BELL_READ, BELL_ONESHOT, to_poll());
+    read_error = EIO;
+    CHECK_EQ(bell_verify(bell), has_feature(BELL_FEATURE_EPOLL) ? -EIO : 0);
+    read_error = EINTR;
+    CHECK_EQ(bell_verify(bell), 0);
+    read_error = 0;
+    CHECK_EQ(bell_unregister(bell, h, 0), BELL_CANCELLED);
+    CHECK_EQ(close(fd), 0);
+    check_clean(bell);
+}
+
+/* A file that lives on under another number and cannot be taken out of the kernel's set is got rid of by a new set. If
+ * that cannot be had, the old one goes on serving, and it is tried again. */
+static void does_a_set_that_cannot_be_made_anew_go_on_serving(void)
+{
+    if (!has_feature(BELL_FEATURE_EPOLL))
+        return;
+    for (int variant = 0; variant < 2; variant++)
+        for (int at = 1;; at++) {
+            bell_t *bell = make_bell(1, 0);
+            bell_event e;
+            int fds[2], other = make_eventfd();
+            make_sockets(fds);
+            int outer = CHECK_OK(bell_pollable_fd(bell, 0));
+            bell_timeout_spec spec = timeout_spec(BELL_NEVER - 2, to_slot());
+            bell_handle boot, h = watch(bell, other, BELL_READ, BELL_ONESHOT, to_poll());
+            spec.clock = BELL_CLOCK_BOOT;
+            CHECK_EQ(bell_register_timeout(bell, &spec, &boot), 0);
+            bell_handle ghost = watch(bell, fds[0], BELL_READ, BELL_EDGE, to_poll());
+            int keeper = dup(fds[0]), struck = 0;
+            CHECK_EQ(close(fds[0]), 0);
+            CHECK_OK(bell_unregister(bell, ghost, 0));
+            faults_plan((faults){.kinds = FAULTS_OF(epoll_create1) | FAULTS_OF(epoll_ctl) | FAULTS_OF(dup3),
+                                 .at = at,
+                                 .variant = variant});
+            for (int i = 0; i < 100 && stats_of(bell).rebuilds == 0; i++) {
+                put_byte(fds[1]);
+                faults_begin();
+                int32_t n = bell_poll(bell, 0, &e, 1, 0);
+                faults_end();
+                CHECK_EQ(drain_fd(keeper), 1);
+                if (n == 1) { /* there is a new set, and it has no room for this one: which is told so */
+                    struck = fault.struck;
+                    CHECK_EQ(e.handle, h);
+                    CHECK_EQ(e.ready, BELL_ERR);
+                    CHECK_EQ(e.status, variant ? -ENOSPC : -ENOMEM);
+                    CHECK_EQ(bell_rearm(bell, h, NULL, BELL_NEVER), 0);
+                }
+                if (n != 1)
+                    CHECK_EQ(n, 0);
+                if (fault.struck > struck) {
+                    struck = fault.struck;
+                    check_verified(bell);
+                    CHECK_EQ(eventfd_write(other, 1), 0);
+                    AWAIT(looks_ready(outer, POLLIN));
+                    CHECK_EQ(next_event(bell).handle, h);
+                    CHECK_EQ(drain_fd(other), 8);
+                    CHECK_EQ(bell_rearm(bell, h, NULL, BELL_NEVER), 0);
+                }
+            }
+            faults_plan((faults){0});
+            CHECK_EQ(stats_of(bell).rebuilds, 1);
+            check_verified(bell);
+            CHECK_EQ(eventfd_write(other, 1), 0);
+            AWAIT(looks_ready(outer, POLLIN));
+            CHECK_EQ(next_event(bell).handle, h);
+            CHECK_EQ(bell_unregister(bell, h, 0), BELL_FIRED);
+            CHECK_EQ(bell_unregister(bell, boot, 0), BELL_CANCELLED);
+            close_pair((int[2]){keeper, fds[1]});
+            CHECK_EQ(close(other), 0);
+            check_clean(bell);
+            if (!struck)
+                break;
+        }
+}
+
+/* A clock never fails; a filter may forbid it. */
+static int32_t asks_for_the_time(bell_t *bell, bell_handle slot, bell_handle queue, int how)
+{
+    bell_event e;
+    switch (how) {
+    case 0: return bell_poll(bell, 0, &e, 1, US(300));
+    case 1: return bell_poll(bell, 0, &e, 1, 0);
+    case 2: return bell_slot_wait(bell, slot, BELL_READ, now_ns() + US(300), 0);
+    default: return bell_queue_wait(bell, queue, &e, 1, now_ns() + US(300));
+    }
+}
+
+static void is_a_clock_that_cannot_be_read_told_by_whoever_waits(void)
+{
+    for (int how = 0; how < 4; how++)
+        for (int for_ever = 0; for_ever < 2; for_ever++)
+            for (int at = 1;; at++) {
+                bell_t *bell = make_bell(1, 0);
+                int fd = make_eventfd();
+                bell_handle queue = make_queue(bell, NULL), slot = watch(bell, fd, BELL_READ, BELL_ONESHOT, to_slot());
+                bell_handle t = set_timeout(bell, now_ns() + SEC(1000), to_poll());
+                CHECK_EQ(bell_wake(bell, 0), 0); /* one turn more, in which the time is looked at again */
+                faults_plan((faults){.kinds = FAULTS_OF(clock_gettime), .at = at, .for_ever = for_ever, .error = EPERM});
+                faults_begin();
+                int32_t r = asks_for_the_time(bell, slot, queue, how);
+                faults_end();
+                int struck = fault.struck;
+                faults_plan((faults){0});
+                CHECK(r == 0 || r == -ETIMEDOUT || (struck && r == -EPERM));
+                CHECK_EQ(stats_of(bell).waiters, 0);
+                check_verified(bell);
+                CHECK_EQ(bell_update_timeout(bell, t, 0), 0);
+                CHECK_EQ(next_event(bell).handle, t);
+                CHECK_EQ(bell_unregister(bell, t, 0), BELL_FIRED);
+                CHECK_EQ(bell_unregister(bell, slot, 0), BELL_CANCELLED);
+                CHECK_EQ(bell_queue_destroy(bell, queue, 0), BELL_FIRED);
+                CHECK_EQ(close(fd), 0);
+                check_clean(bell);
+                if (!struck)
+                    break;
+            }
+}
+
+static void is_a_clock_that_this_system_refuses_told_when_it_is_asked_for(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    bell_timeout_spec spec = timeout_spec(1, to_poll());
+    bell_handle h;
+    spec.clock = BELL_CLOCK_BOOT;
+    faults_plan((faults){.kinds = FAULTS_OF(clock_gettime), .at = 1, .error = EPERM});
+    faults_begin();
+    int32_t r = bell_register_timeout(bell, &spec, &h);
+    faults_end();
+    faults_plan((faults){0});
+    CHECK_EQ(r, -EPERM);
+    check_clean(bell);
+}
+
+/* The kernel's timer that would wake for it cannot be set: the deadline stays where it was. */
+static void does_a_deadline_that_cannot_be_moved_stay(void)
+{
+    const int nested = has_feature(BELL_FEATURE_POLLABLE), clocks = has_feature(BELL_FEATURE_CLOCKS);
+    for (int how = 0; how < 3; how++) {
+        if (how < 2 ? !nested : !clocks)
+            continue;
+        bell_t *bell = make_bell(1, 0);
+        int fd = make_eventfd();
+        int64_t was = how == 2 ? bell_now(BELL_CLOCK_BOOT) + SEC(1000) : now_ns() + SEC(1000), is;
+        bell_handle h;
+        if (how < 2)
+            CHECK_OK(bell_pollable_fd(bell, 0));
+        if (how == 0) {
+            bell_fd_spec spec = fd_spec(fd, BELL_READ, BELL_ONESHOT, to_poll());
+            spec.flags |= BELL_FD_DEADLINE;
+            spec.deadline_ns = was;
+            CHECK_EQ(bell_register_fd(bell, &spec, &h), 0);
+        } else {
+            bell_timeout_spec spec = timeout_spec(was, to_poll());
+            spec.clock = how == 2 ? BELL_CLOCK_BOOT : BELL_CLOCK_MONOTONIC;
+            CHECK_EQ(bell_register_timeout(bell, &spec, &h), 0);
+        }
+        faults_plan((faults){.kinds = FAULTS_OF(timerfd_settime), .at = 1, .for_ever = 1, .error = EPERM});
+        faults_begin();
+        int32_t r = bell_update_timeout(bell, h, was - SEC(500));
+        faults_end();
+        CHECK_GE(fault.struck, 1);
+        faults_plan((faults){0});
+        CHECK_EQ(r, -EPERM);
+        CHECK_EQ(bell_timeout_get(bell, h, &is), 0);
+        CHECK_EQ(is, was);
+        check_verified(bell);
+        CHECK_EQ(bell_update_timeout(bell, h, 0), 0);
+        bell_event e = next_event(bell);
+        CHECK_EQ(e.handle, h);
+        CHECK_EQ(e.ready, BELL_TIMEOUT);
+        CHECK_EQ(bell_unregister(bell, h, 0), BELL_FIRED);
+        CHECK_EQ(close(fd), 0);
+        check_clean(bell);
+    }
+}
+
+static void is_a_user_event_without_memory_for_its_new_target_as_before(void)
+{
+    for (int rearm = 0; rearm < 2; rearm++) {
+        bell_t *bell = make_bell(1, 0);
+        uint32_t told = 0;
+        const bell_target poll = to_poll();
+        bell_handle h = make_user(bell, to_futex(&told));
+        faults_plan((faults){.kinds = FAULTS_MEMORY, .at = 1});
+        faults_begin();
+        int32_t r = rearm ? bell_rearm(bell, h, &poll, BELL_NEVER) : bell_retarget(bell, h, &poll);
+        faults_end();
+        faults_plan((faults){0});
+        CHECK_EQ(r, -ENOMEM);
+        CHECK_EQ(bell_post(bell, h, 1), 0);
+        turn(bell);
+        CHECK_EQ(told, BELL_USER | BELL_SEQ);
+        CHECK_EQ(bell_unregister(bell, h, BELL_SYNC), BELL_CANCELLED);
+        check_clean(bell);
+    }
+}
+
+/* Another thread may hold the table of queues when the process forks: here it is this one. */
+static void fork_with_the_table_held(void)
+{
+    int status;
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        alarm(50);
+        hook_at_call = NULL;
+        faults_plan((faults){0});
+        CHECK_EQ(bell_after_fork_child(here, 0), BELL_E_BUSY);
+        CHECK_EQ(bell_after_fork_child(here, BELL_FORK_RESET), 0);
+        bell_handle queue = make_queue(here, NULL);
+        CHECK_EQ(bell_queue_destroy(here, queue, 0), BELL_FIRED);
+        check_clean(here);
+        _exit(0);
+    }
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK_EQ(status, 0);
+}
+
+static void does_a_child_start_anew_when_the_table_of_queues_is_held(void)
+{
+    bell_handle queue;
+    here = make_bell(1, 0);
+    hook_at_call = fork_with_the_table_held;
+    faults_plan((faults){.kinds = FAULTS_MEMORY, .at = 1});
+    faults_begin();
+    int32_t r = bell_queue_create(here, 0, NULL, &queue);
+    faults_end();
+    CHECK_EQ(fault.struck, 1);
+    hook_at_call = NULL;
+    faults_plan((faults){0});
+    CHECK_EQ(r, 0);
+    CHECK_EQ(bell_queue_destroy(here, queue, 0), BELL_FIRED);
+    check_clean(here);
+}
+
+/* ---- ending what somebody is inside of ---- */
+
+static uint32_t yields;
+
+FAULTS_PLAIN int sched_yield(void)
+{
+    NEXT(sched_yield);
+    if (from_library(CALLER))
+        add(&yields, 1);
+    return next_sched_yield();
+}
+
+static void *destroy(void *bell)
+{
+    return (void *)(intptr_t)bell_destroy(bell, BELL_FORCE);
+}
+
+int32_t bell_test_panic(bell_t *bell) __attribute__((weak));
+
+static void does_destroy_wait_for_a_delivery(void)
+{
+    for (int poisoned = 0; poisoned < (bell_test_panic ? 2 : 1); poisoned++) {
+        bell_t *bell = make_slow_bell();
+        uint32_t puts = 0;
+        bell_handle t = set_timeout(bell, 0, (bell_target){.kind = BELL_TARGET_MVAR, .stable_ptr = &puts});
+        pthread_t driver = start_thread(poll_once, bell);
+        AWAIT(load(&inside));
+        if (poisoned)
+            CHECK_EQ(bell_test_panic(bell), BELL_E_POISONED);
+        store(&yields, 0);
+        pthread_t ender = start_thread(destroy, bell);
+        AWAIT(load(&yields) > 2);
+        CHECK_EQ(bell_unregister(bell, t, 0), BELL_E_STALE);
+        CHECK_EQ(bell_destroy(bell, BELL_FORCE), BELL_E_STALE);
+        store(&go_on, 1);
+        CHECK_EQ((intptr_t)join_thread(ender), 0);
+        join_thread(driver);
+        CHECK_EQ(load(&puts), 1);
+    }
+}
+
 int main(void)
 {
     const char *preload = getenv("LD_PRELOAD");
@@ -369,5 +665,13 @@ int main(void)
     RUN(are_all_of_many_always_ready_told_in_one_turn);
     RUN(is_who_comes_between_mark_and_close_told);
     RUN(does_a_fork_wait_for_the_delivery_that_is_under_way);
+    RUN(is_a_list_that_cannot_be_read_told);
+    RUN(does_a_set_that_cannot_be_made_anew_go_on_serving);
+    RUN(is_a_clock_that_cannot_be_read_told_by_whoever_waits);
+    RUN(is_a_clock_that_this_system_refuses_told_when_it_is_asked_for);
+    RUN(does_a_deadline_that_cannot_be_moved_stay);
+    RUN(is_a_user_event_without_memory_for_its_new_target_as_before);
+    RUN(does_a_child_start_anew_when_the_table_of_queues_is_held);
+    RUN(does_destroy_wait_for_a_delivery);
     return 0;
 }

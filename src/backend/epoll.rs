@@ -254,6 +254,11 @@ impl Backend {
     }
 
     #[cfg(test)]
+    pub fn parse(line: &str) -> Option<Registered> {
+        parse_fdinfo(line)
+    }
+
+    #[cfg(test)]
     #[cfg_attr(doorbell_sim, allow(dead_code))]
     pub fn own_fds(&self) -> Vec<i32> {
         let lazy = self.alarms.live().map(|(fd, _)| fd).chain(self.outer.get());

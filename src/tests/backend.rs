@@ -1210,3 +1210,23 @@ fn clocks_go_on_and_agree_with_std() {
     let std = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as i64;
     assert!(before <= std && std <= now(Clock::Real).unwrap());
 }
+
+#[cfg(not(doorbell_backend = "poll"))]
+#[test]
+fn lines_of_the_kernel_that_are_not_understood_are_passed_over() {
+    let line = "tfd:        5 events: 40002001 data: 1000000000000001  pos:0 ino:60 sdev:d";
+    let known = Backend::parse(line).unwrap();
+    assert_eq!((known.fd, known.cookie, known.interest), (5, 1 << 60 | 1, Interest::READ | Interest::RDHUP));
+    assert!(known.trigger == Trigger::Oneshot && !known.exclusive);
+    assert!(Backend::parse(&line.replace("40002001", "90000001")).unwrap().exclusive);
+    let words: Vec<_> = line.split_ascii_whitespace().collect();
+    for n in 0..6 {
+        assert!(Backend::parse(&words[..n].join(" ")).is_none(), "only {n} words");
+    }
+    for n in [1, 3, 5] {
+        let mut wrong = words.clone();
+        wrong[n] = "nonsense";
+        assert!(Backend::parse(&wrong.join(" ")).is_none(), "word {n}");
+    }
+    assert!(Backend::parse(&line[1..]).is_none());
+}

@@ -64,6 +64,7 @@ fn numbers_that_no_fd_has_are_bad() {
     let fds = FdTable::new();
     for fd in [-1, i32::MIN, 1 << 24, i32::MAX] {
         assert_eq!(fds.owner(fd), Err(Error::BADF));
+        assert_eq!(fds.owner_after_close(fd), Err(Error::BADF));
         assert_eq!(fds.acquire(fd, 0), Err(Error::BADF));
         assert_eq!(fds.acquire_exclusive(fd), Err(Error::BADF));
         assert_eq!(fds.close_begin(fd), Err(Error::BADF));

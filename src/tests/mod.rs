@@ -11,9 +11,13 @@ mod deliveries;
 mod event;
 #[cfg(not(any(loom, shuttle)))]
 mod fd_table;
+#[cfg(not(any(loom, shuttle, doorbell_sim)))]
+mod inspect;
 mod kqueue_set;
 #[cfg(not(any(loom, shuttle)))]
 mod posts;
+#[cfg(not(any(loom, shuttle, doorbell_sim)))]
+mod queue;
 #[cfg(not(any(loom, shuttle)))]
 mod registry;
 mod timers;
