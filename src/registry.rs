@@ -186,7 +186,7 @@ impl<T: Default> Slab<T> {
         let end = self.skipped + self.chunks.len();
         ((self.skipped * CHUNK) as u32..(end * CHUNK) as u32).filter(|i| self.at(*i).state & LIVE != 0)
     }
-    fn heap_bytes(&self) -> usize {
+    pub fn heap_bytes(&self) -> usize {
         self.chunks.len() * CHUNK * size_of::<Entry<T>>() + self.chunks.capacity() * size_of::<usize>()
     }
 }

@@ -2,6 +2,7 @@
  * unlikely moments. A question is here if nothing else runs a line of the library. */
 #define _GNU_SOURCE
 #include "faults.h"
+#include <malloc.h>
 #include <sys/wait.h>
 
 enum { MANY = 40 }; /* more than are delivered under one lock */
@@ -649,6 +650,62 @@ static void does_destroy_wait_for_a_delivery(void)
     }
 }
 
+/* ---- what it says of itself ---- */
+
+#ifdef __GLIBC__
+static int64_t heap_of_the_process(void)
+{
+    struct mallinfo2 m = mallinfo2();
+    return (int64_t)(m.uordblks + m.hblkhd);
+}
+
+/* `bell_counters.heap_bytes` against what malloc says, for each kind of thing. A block has up to 24 bytes beside what
+ * was asked for. */
+static void is_the_heap_as_large_as_it_says(void)
+{
+    enum { N = 3000, KINDS = 8 };
+    static const char *const kinds[KINDS] = {"fds to SLOT", "fds to POLL", "fds to QUEUE", "timeouts to FUTEX",
+                                             "periodic timeouts", "user events", "queues", "a high fd"};
+    static bell_handle made[N];
+    static uint32_t told;
+    if (slow())
+        return; /* the sanitizer's malloc does not say */
+    for (int kind = 0; kind < KINDS; kind++) {
+        bell_t *bell = make_bell(1, 0);
+        int fd = make_eventfd(), high = fcntl(fd, F_DUPFD_CLOEXEC, 1000), n = kind == 7 ? 1 : N;
+        CHECK_GE(high, 1000);
+        bell_handle queue = make_queue(bell, NULL);
+        int64_t says = (int64_t)stats_of(bell).heap_bytes, is = heap_of_the_process();
+        for (int i = 0; i < n; i++) {
+            bell_timeout_spec spec = timeout_spec(BELL_NEVER - 2, to_futex(&told));
+            spec.period_ns = kind == 4 ? 1 : 0;
+            switch (kind) {
+            case 0: made[i] = watch(bell, fd, BELL_READ, BELL_ONESHOT, to_slot()); break;
+            case 1: made[i] = watch(bell, fd, BELL_READ, BELL_ONESHOT, to_poll()); break;
+            case 2: made[i] = watch(bell, fd, BELL_READ, BELL_ONESHOT, to_queue(queue)); break;
+            case 3:
+            case 4: CHECK_EQ(bell_register_timeout(bell, &spec, &made[i]), 0); break;
+            case 5: made[i] = make_user(bell, to_futex(&told)); break;
+            case 6: made[i] = make_queue(bell, NULL); break;
+            default: made[i] = watch(bell, high, BELL_READ, BELL_ONESHOT, to_futex(&told)); break;
+            }
+        }
+        says = (int64_t)stats_of(bell).heap_bytes - says;
+        is = heap_of_the_process() - is;
+        fprintf(stderr, "  %s: says %" PRId64 ", is %" PRId64 "\n", kinds[kind], says, is);
+        CHECK_GT(is, 0);
+        CHECK_LE(says, is + is / 16);
+        CHECK_GE(says, is - is / 6);
+        for (int i = 0; i < n; i++)
+            CHECK_OK(kind == 6 ? bell_queue_destroy(bell, made[i], 0) : bell_unregister(bell, made[i], 0));
+        CHECK_EQ(bell_queue_destroy(bell, queue, 0), BELL_FIRED);
+        CHECK_EQ(close(fd), 0);
+        CHECK_EQ(close(high), 0);
+        check_clean(bell);
+    }
+}
+#endif
+
 int main(void)
 {
     const char *preload = getenv("LD_PRELOAD");
@@ -673,5 +730,8 @@ int main(void)
     RUN(is_a_user_event_without_memory_for_its_new_target_as_before);
     RUN(does_a_child_start_anew_when_the_table_of_queues_is_held);
     RUN(does_destroy_wait_for_a_delivery);
+#ifdef __GLIBC__
+    RUN(is_the_heap_as_large_as_it_says);
+#endif
     return 0;
 }

@@ -55,7 +55,7 @@ impl Manager {
             }
         });
         if all {
-            sum.heap_bytes += self.all.fds.heap_bytes() as u64;
+            sum.heap_bytes += (self.all.fds.heap_bytes() + self.queues.lock().heap_bytes()) as u64;
         }
         Ok(sum)
     }

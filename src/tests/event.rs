@@ -49,3 +49,13 @@ fn asking_to_read_is_asking_for_the_end_of_the_stream() {
         assert!(Interest::decode(wrong).is_err());
     }
 }
+
+#[test]
+fn bits_that_both_have_stay() {
+    let (read, both) = (Ready::READ, Ready::READ | Ready::WRITE);
+    assert_eq!((read | both, both & read, both & !read), (both, read, Ready::WRITE));
+    let mut bits = both;
+    bits |= read;
+    assert_eq!(bits, both);
+    assert_eq!(Interest::READ | Interest::READ, Interest::READ);
+}
