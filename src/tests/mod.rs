@@ -12,6 +12,8 @@ mod event;
 #[cfg(not(any(loom, shuttle)))]
 mod fd_table;
 #[cfg(not(any(loom, shuttle, doorbell_sim)))]
+mod followers;
+#[cfg(not(any(loom, shuttle, doorbell_sim)))]
 mod inspect;
 mod kqueue_set;
 #[cfg(not(any(loom, shuttle)))]
