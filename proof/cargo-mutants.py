@@ -26,8 +26,8 @@ OUT = pathlib.Path(sys.argv[1]).resolve() / "cargo-mutants"
 CARGO = os.environ.get("CARGO", "cargo")
 SIM, POLL = "--cfg doorbell_sim", '--cfg doorbell_backend="poll"'
 BACKENDS = {
-    "epoll": (SIM, ["--exclude", "src/backend/poll.rs"]),
-    "poll": (f"{SIM} {POLL} --cfg doorbell_small_generations", ["--file", "src/backend/poll.rs"]),
+    "epoll": (SIM, ["--config", "proof/cargo-mutants.toml", "--exclude", "src/backend/poll.rs"]),
+    "poll": (f"{SIM} {POLL} --cfg doorbell_small_generations", ["--no-config", "--file", "src/backend/poll.rs"]),
 }
 WANTED = 90.0
 # Builds fast, runs fast enough, and checks itself.
@@ -45,7 +45,7 @@ def first_judge(backend, flags, options):
     (OUT / "tmp").mkdir(parents=True, exist_ok=True)
     print(f"cargo-mutants: the simulator over {backend}", flush=True)
     done = subprocess.run(
-        [CARGO, "mutants", "--config", "proof/cargo-mutants.toml", "--package", "doorbell", "--profile", "release",
+        [CARGO, "mutants", "--package", "doorbell", "--profile", "release",
          "--cargo-arg=--lib", "--timeout", "60", "--build-timeout", "600", "--sharding", "round-robin", "--shard",
          os.environ.get("SHARD") or "0/1", "--jobs", os.environ.get("JOBS") or "1", "--colors=never", "--output", out,
          *options, *sys.argv[2:]],

@@ -466,17 +466,25 @@ static int32_t asks_for_the_time(bell_t *bell, bell_handle slot, bell_handle que
 
 static void is_a_clock_that_cannot_be_read_told_by_whoever_waits(void)
 {
-    for (int how = 0; how < 4; how++)
+    for (int how = 0; how < 16; how++)
         for (int for_ever = 0; for_ever < 2; for_ever++)
             for (int at = 1;; at++) {
                 bell_t *bell = make_bell(1, 0);
+                bell_event e;
                 int fd = make_eventfd();
                 bell_handle queue = make_queue(bell, NULL), slot = watch(bell, fd, BELL_READ, BELL_ONESHOT, to_slot());
                 bell_handle t = set_timeout(bell, now_ns() + SEC(1000), to_poll());
-                CHECK_EQ(bell_wake(bell, 0), 0); /* one turn more, in which the time is looked at again */
+                if (how & 4)
+                    CHECK_EQ(bell_wake(bell, 0), 0); /* one turn more, in which the time is looked at again */
+                if (how & 8) { /* a kernel without epoll_pwait2 */
+                    faults_plan((faults){.kinds = FAULTS_OF(epoll_pwait2), .at = 1, .error = ENOSYS});
+                    faults_begin();
+                    CHECK_EQ(bell_slot_wait(bell, slot, BELL_READ, now_ns() + US(10), 0), -ETIMEDOUT);
+                    faults_end();
+                }
                 faults_plan((faults){.kinds = FAULTS_OF(clock_gettime), .at = at, .for_ever = for_ever, .error = EPERM});
                 faults_begin();
-                int32_t r = asks_for_the_time(bell, slot, queue, how);
+                int32_t r = asks_for_the_time(bell, slot, queue, how & 3);
                 faults_end();
                 int struck = fault.struck;
                 faults_plan((faults){0});
@@ -484,7 +492,8 @@ static void is_a_clock_that_cannot_be_read_told_by_whoever_waits(void)
                 CHECK_EQ(stats_of(bell).waiters, 0);
                 check_verified(bell);
                 CHECK_EQ(bell_update_timeout(bell, t, 0), 0);
-                CHECK_EQ(next_event(bell).handle, t);
+                e = next_event(bell);
+                CHECK_EQ(e.handle, t);
                 CHECK_EQ(bell_unregister(bell, t, 0), BELL_FIRED);
                 CHECK_EQ(bell_unregister(bell, slot, 0), BELL_CANCELLED);
                 CHECK_EQ(bell_queue_destroy(bell, queue, 0), BELL_FIRED);
@@ -610,6 +619,123 @@ static void does_a_child_start_anew_when_the_table_of_queues_is_held(void)
     CHECK_EQ(r, 0);
     CHECK_EQ(bell_queue_destroy(here, queue, 0), BELL_FIRED);
     check_clean(here);
+}
+
+/* poll(2) copies what it watches; epoll has nothing to copy. */
+static void is_a_wait_without_memory_for_many_told(void)
+{
+    for (int at = 1;; at++) {
+        bell_t *bell = make_bell(1, 0);
+        int fds[MANY];
+        for (int i = 0; i < MANY; i++) {
+            fds[i] = make_eventfd();
+            handles[i] = watch(bell, fds[i], BELL_READ, BELL_ONESHOT, to_poll());
+        }
+        faults_plan((faults){.kinds = FAULTS_MEMORY, .at = at});
+        faults_begin();
+        int32_t r = bell_poll(bell, 0, NULL, 0, 0);
+        faults_end();
+        int struck = fault.struck;
+        faults_plan((faults){0});
+        CHECK_EQ(r, struck ? -ENOMEM : 0);
+        CHECK_EQ(eventfd_write(fds[MANY - 1], 1), 0);
+        CHECK_EQ(next_event(bell).handle, handles[MANY - 1]);
+        for (int i = 0; i < MANY; i++) {
+            CHECK_OK(bell_unregister(bell, handles[i], 0));
+            CHECK_EQ(close(fds[i]), 0);
+        }
+        check_clean(bell);
+        if (!struck)
+            break;
+    }
+}
+
+/* Of a manager that is nested: the wait fails, and so does ringing for what is left to tell. */
+static void is_a_turn_whose_bell_is_broken_too_told(void)
+{
+    if (!has_feature(BELL_FEATURE_POLLABLE))
+        return;
+    bell_t *bell = make_bell(1, 0);
+    uint32_t told = 0;
+    bell_handle user = make_user(bell, to_futex(&told));
+    int outer = CHECK_OK(bell_pollable_fd(bell, 0));
+    CHECK_EQ(bell_post(bell, user, 1), 0);
+    faults_plan((faults){.kinds = FAULTS_OF(epoll_wait) | FAULTS_OF(epoll_pwait2) | FAULTS_OF(write),
+                         .at = 1,
+                         .for_ever = 1,
+                         .error = EIO});
+    faults_begin();
+    int32_t r = bell_poll(bell, 0, NULL, 0, 0);
+    faults_end();
+    CHECK_GE(fault.struck, 2);
+    faults_plan((faults){0});
+    CHECK_EQ(r, -EIO);
+    turn(bell);
+    CHECK_EQ(load(&told), BELL_USER | BELL_SEQ);
+    CHECK_EQ(looks_ready(outer, POLLIN), 0);
+    CHECK_EQ(bell_unregister(bell, user, BELL_SYNC), BELL_CANCELLED);
+    check_clean(bell);
+}
+
+typedef struct slot_sleeper {
+    bell_t *bell;
+    bell_handle handle;
+    uint32_t id;
+} slot_sleeper;
+
+static void *wait_for_slot(void *argument)
+{
+    slot_sleeper *s = argument;
+    store(&s->id, thread_id());
+    return (void *)(intptr_t)bell_slot_wait(s->bell, s->handle, BELL_READ, BELL_NEVER, 0);
+}
+
+/* bell_poll asks a waiter that drives to make way, and cannot wake it. */
+static void is_a_waiter_that_cannot_be_asked_to_make_way_told(void)
+{
+    slot_sleeper s = {.bell = make_bell(1, 0)};
+    s.handle = make_user(s.bell, to_slot());
+    pthread_t thread = start_thread(wait_for_slot, &s);
+    AWAIT(stats_of(s.bell).waiters == 1 && is_asleep(&s.id));
+    faults_plan((faults){.kinds = FAULTS_OF(write), .at = 1, .for_ever = 1, .error = EBADF});
+    faults_begin();
+    int32_t r = bell_poll(s.bell, 0, NULL, 0, SEC(100));
+    faults_end();
+    faults_plan((faults){0});
+    CHECK_EQ(r, -EBADF);
+    CHECK_EQ(bell_post(s.bell, s.handle, 1), 0);
+    CHECK_EQ((intptr_t)join_thread(thread), BELL_USER);
+    CHECK_EQ(bell_unregister(s.bell, s.handle, 0), BELL_CANCELLED);
+    check_clean(s.bell);
+}
+
+/* Who drives, and who waits for that one: as text. */
+static void are_followers_told_of(void)
+{
+    slot_sleeper s[3] = {{0}};
+    pthread_t threads[3];
+    char text[4096] = "";
+    int ends[2];
+    bell_t *bell = make_bell(1, 0);
+    make_pipe(ends);
+    for (int i = 0; i < 3; i++) {
+        s[i].bell = bell;
+        s[i].handle = make_user(bell, to_slot());
+        threads[i] = start_thread(wait_for_slot, &s[i]);
+    }
+    AWAIT(stats_of(bell).waiters == 3 && is_asleep(&s[0].id) && is_asleep(&s[1].id) && is_asleep(&s[2].id));
+    CHECK_EQ(bell_dump(bell, ends[1]), 0);
+    CHECK_GT(read(ends[0], text, sizeof text - 1), 0);
+    if (!strstr(text, "driver=Waiter inside=3 followers=2"))
+        fprintf(stderr, "%s", text);
+    CHECK(strstr(text, "driver=Waiter inside=3 followers=2"));
+    for (int i = 0; i < 3; i++) {
+        CHECK_EQ(bell_post(bell, s[i].handle, 1), 0);
+        CHECK_EQ((intptr_t)join_thread(threads[i]), BELL_USER);
+        CHECK_EQ(bell_unregister(bell, s[i].handle, 0), BELL_CANCELLED);
+    }
+    close_pair(ends);
+    check_clean(bell);
 }
 
 /* ---- ending what somebody is inside of ---- */
@@ -767,6 +893,10 @@ int main(void)
     RUN(does_a_deadline_that_cannot_be_moved_stay);
     RUN(is_a_user_event_without_memory_for_its_new_target_as_before);
     RUN(does_a_child_start_anew_when_the_table_of_queues_is_held);
+    RUN(is_a_wait_without_memory_for_many_told);
+    RUN(is_a_turn_whose_bell_is_broken_too_told);
+    RUN(is_a_waiter_that_cannot_be_asked_to_make_way_told);
+    RUN(are_followers_told_of);
     RUN(does_destroy_wait_for_a_delivery);
 #ifdef __linux__
     RUN(does_current_cpu_mean_the_cpu_of_the_caller);
