@@ -4,7 +4,8 @@
 Builds the library and its tests with -C instrument-coverage and runs, for epoll and for poll(2): the unit tests, the
 simulator (STEPS=, 1,000,000 steps) and the C programs. Counters are mapped from their files, so what a forked child
 or a program that is killed has run is counted too. Prints a table of lines per file, and each `?`, `Err(` and `Error::`
-that was never met. Ends with 1 if less than 95 % of the core's lines have run, or an error return has not.
+that was never met and is not in NEVER_MET.md. Ends with 1 if less than 95 % of the core's lines have run, or if there
+is such an error return.
 
 usage: coverage.py [FOLDER]    what is built, in target/coverage by default
 The tools are those of the compiler: `rustup component add llvm-tools`.
@@ -158,7 +159,13 @@ def share(counts):
     return 100 * sum(c > 0 for c in counts.values()) / len(counts) if counts else None
 
 
+def explained():
+    text = (ROOT / "proof" / "NEVER_MET.md").read_text()
+    return set(re.findall(r"(?m)^- `(.+?)`: `(.+?)`(?: \(|$)", text))
+
+
 def report(lines, regions):
+    known, excused = explained(), 0
     files = sorted({f for of in lines.values() for f in of if pathlib.Path(f).is_relative_to(ROOT / "src")})
     total, run, returns, unmet = 0, 0, 0, []
     print(f"{'file':<28}{'lines':>6}{'run':>6}{'%':>7}{'epoll':>7}{'poll':>7}  never run")
@@ -182,12 +189,16 @@ def report(lines, regions):
             text = text_of(source, *where)
             if is_error(text) and (text == "?" or "\n" not in text or not count):
                 returns += 1
-                if not count:
-                    unmet.append(f"{name}:{where[0]}:{where[1]}: {source[where[0] - 1].strip()}")
-    print("\nerror returns that never happened:")
+                line = source[where[0] - 1].strip()
+                if not count and (name, line) in known:
+                    excused += 1
+                elif not count:
+                    unmet.append(f"{name}:{where[0]}:{where[1]}: {line}")
+    print("\nerror returns that no test meets, and NEVER_MET.md does not explain:")
     print("\n".join(unmet) or "none")
     part = 100 * run / total
-    print(f"coverage: core_lines={total} run={run} percent={part:.1f} error_returns={returns} unmet={len(unmet)}")
+    print(f"coverage: core_lines={total} run={run} percent={part:.1f} error_returns={returns} "
+          f"explained={excused} unmet={len(unmet)}")
     sys.exit(part < WANTED or bool(unmet))
 
 
