@@ -3,8 +3,8 @@
 
 A mutant has two judges. First the unit tests and a short run of the simulator, run by cargo-mutants itself: seconds for
 each. Those that live are put to the unit tests over the real kernel and to the C programs, up to the first that fails.
-What is left is explained in mutants/EXPLAINED.md, or it is a hole, and told. Ends with 1 if less than 90 % are caught or
-explained.
+What is left is explained in mutants/EXPLAINED.md, or it is a hole, and told. Ends with 1 if less than 90 % are caught
+or explained.
 
 usage: cargo-mutants.py FOLDER [options of cargo-mutants]     FOLDER: for what is built
   SHARD=0/50   every 50th mutant, from the first on (a whole run takes half a day)
@@ -61,7 +61,8 @@ def first_judge(backend, flags, options):
 
 def succeeds(log, limit, *command, **more):
     with open(log, "w") as file:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, **more)
+        more.update(stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(command, **more)
         try:
             return process.wait(limit) in (0, 77)
         except subprocess.TimeoutExpired:
@@ -97,9 +98,12 @@ def second_judge(backend, flags, diff):
     (tree / "Cargo.toml").write_text(re.sub(r"(?m)^members = .*", 'members = ["."]', manifest))
     if diff:
         subprocess.run(["patch", "-s", "-p0", "-i", diff], cwd=tree, check=True)
-    environment = dict(ENVIRONMENT, RUSTFLAGS=flags)
     log = OUT / f"{backend}-log"
-    cargo = lambda *a: succeeds(log, 600, CARGO, *a, "-q", "--release", "--lib", "--target-dir", built, cwd=tree, env=environment)
+
+    def cargo(*a):
+        command = [CARGO, *a, "-q", "--release", "--lib", "--target-dir", built]
+        return succeeds(log, 600, *command, cwd=tree, env=dict(ENVIRONMENT, RUSTFLAGS=flags))
+
     if not cargo("test"):
         return "unit tests"
     if not cargo("build", "--features", "test-hooks"):
@@ -109,7 +113,8 @@ def second_judge(backend, flags, diff):
     # static_link has the library inside.
     names = sorted(p.stem for p in (ROOT / "c-tests" / "c").glob("*.c") if p.stem != "static_link")
     if not (programs / names[-1]).exists():
-        subprocess.run(["make", "-s", "-C", "c-tests", f"SO={so}", *(programs / n for n in names)], cwd=ROOT, check=True)
+        made = [programs / n for n in names]
+        subprocess.run(["make", "-s", "-C", "c-tests", f"SO={so}", *made], cwd=ROOT, check=True)
     # The quick ones first, and not the very long: without a mutant it was measured how long each takes.
     took = seconds[backend]
     for name in sorted((n for n in names if took.get(n, 0) < 20), key=lambda n: took.get(n, 0)):

@@ -90,7 +90,8 @@ def runs(backend, cfg, sim_cfg):
     yield Run(f"unit-{backend}", unit).play(unit[0], "-q")
 
     small = dict(CARGO_PROFILE_RELEASE_LTO="off", CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS="true")
-    sim = built(f"sim-{backend}", f"{SIM} {sim_cfg}", "test", "--no-run", "--release", "--lib", "-p", "doorbell", **small)
+    for_sim = ("test", "--no-run", "--release", "--lib", "-p", "doorbell")
+    sim = built(f"sim-{backend}", f"{SIM} {sim_cfg}", *for_sim, **small)
     steps = os.environ.get("STEPS") or "1000000"
     yield Run(f"sim-{backend}", sim).play(sim[0], "-q", "sim_", "--nocapture", STEPS=steps)
 

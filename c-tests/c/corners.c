@@ -482,7 +482,8 @@ static void is_a_clock_that_cannot_be_read_told_by_whoever_waits(void)
                     CHECK_EQ(bell_slot_wait(bell, slot, BELL_READ, now_ns() + US(10), 0), -ETIMEDOUT);
                     faults_end();
                 }
-                faults_plan((faults){.kinds = FAULTS_OF(clock_gettime), .at = at, .for_ever = for_ever, .error = EPERM});
+                faults_plan(
+                    (faults){.kinds = FAULTS_OF(clock_gettime), .at = at, .for_ever = for_ever, .error = EPERM});
                 faults_begin();
                 int32_t r = asks_for_the_time(bell, slot, queue, how & 3);
                 faults_end();
