@@ -836,6 +836,38 @@ static void is_the_heap_as_large_as_it_says(void)
 }
 #endif
 
+/* What is armed when the manager ends rings once more, and what has been told does not. */
+static void does_destroy_ring_what_is_armed_and_nothing_else(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    int fd = make_eventfd(), bells[4];
+    uint32_t told[4] = {0};
+    for (int i = 0; i < 4; i++)
+        bells[i] = make_eventfd();
+    watch(bell, fd, BELL_READ, BELL_ONESHOT, to_eventfd(bells[0]));
+    watch(bell, fd, BELL_WRITE, BELL_ONESHOT, to_eventfd(bells[1]));
+    set_timeout(bell, BELL_NEVER - 2, to_eventfd(bells[2]));
+    set_timeout(bell, 0, to_eventfd(bells[3]));
+    watch(bell, fd, BELL_READ, BELL_ONESHOT, to_futex(&told[0]));
+    watch(bell, fd, BELL_WRITE, BELL_ONESHOT, to_futex(&told[1]));
+    set_timeout(bell, BELL_NEVER - 2, to_futex(&told[2]));
+    set_timeout(bell, 0, to_futex(&told[3]));
+    turn(bell);
+    for (int i = 0; i < 4; i++) {
+        CHECK_EQ(looks_ready(bells[i], POLLIN), i % 2 ? POLLIN : 0);
+        if (i % 2)
+            CHECK_EQ(drain_fd(bells[i]), 8);
+        CHECK_EQ(told[i], i == 0 || i == 2 ? 0 : (i == 1 ? BELL_WRITE : BELL_TIMEOUT) | BELL_SEQ);
+    }
+    CHECK_EQ(bell_destroy(bell, BELL_FORCE), 0);
+    for (int i = 0; i < 4; i++) {
+        CHECK_EQ(looks_ready(bells[i], POLLIN), i % 2 ? 0 : POLLIN);
+        CHECK_EQ(told[i], (i % 2 ? (i == 1 ? BELL_WRITE : BELL_TIMEOUT) : BELL_CLOSED) | BELL_SEQ);
+        CHECK_EQ(close(bells[i]), 0);
+    }
+    CHECK_EQ(close(fd), 0);
+}
+
 /* ---- where it is put ---- */
 
 #ifdef __linux__
@@ -899,6 +931,7 @@ int main(void)
     RUN(is_a_waiter_that_cannot_be_asked_to_make_way_told);
     RUN(are_followers_told_of);
     RUN(does_destroy_wait_for_a_delivery);
+    RUN(does_destroy_ring_what_is_armed_and_nothing_else);
 #ifdef __linux__
     RUN(does_current_cpu_mean_the_cpu_of_the_caller);
 #endif
