@@ -254,6 +254,7 @@ impl Backend {
     }
 
     #[cfg(test)]
+    #[cfg_attr(doorbell_sim, allow(dead_code))]
     pub fn parse(line: &str) -> Option<Registered> {
         parse_fdinfo(line)
     }
