@@ -84,6 +84,9 @@ fn a_child_finds_all_that_was_posted_and_forgets_it_when_it_starts_anew() {
     posts.post(1, 2, 5).unwrap();
     posts.start_over();
     assert_eq!(taken(&posts), [(1, 2, 5)]);
+    // Nothing posted is nothing to look at.
+    posts.start_over();
+    assert!(posts.is_empty());
     assert!(posts.heap_bytes() > 0);
     posts.post(0, 1, 1).unwrap();
     posts.forget();
