@@ -112,7 +112,7 @@ def second_judge(backend, flags, diff):
     programs = so.parent / "c-tests"
     # static_link has the library inside.
     names = sorted(p.stem for p in (ROOT / "c-tests" / "c").glob("*.c") if p.stem != "static_link")
-    if not (programs / names[-1]).exists():
+    if not diff:  # as they are now; from then on a mutant's library is found under the same name
         made = [programs / n for n in names]
         subprocess.run(["make", "-s", "-C", "c-tests", f"SO={so}", *made], cwd=ROOT, check=True)
     # The quick ones first, and not the very long: without a mutant it was measured how long each takes.
