@@ -43,6 +43,7 @@ impl World {
             st.sync_kernel(env, FIRST, true).unwrap();
         }
         assert_eq!(st.reg.timeouts.insert().unwrap().0, TIMEOUT);
+        st.reg.timeouts.at_mut(TIMEOUT).link = crate::timers::UNARMED;
         st.set_timeout(env, TIMEOUT, 1000).unwrap();
         drop(st);
         assert_eq!(world.found(), (0, String::new()));
