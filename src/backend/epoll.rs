@@ -65,6 +65,7 @@ impl Backend {
 
     /// A change of the user's entries. A number that was closed behind our back may be one of our own fds by now: that
     /// entry is not the user's to change.
+    #[inline]
     fn control(&self, what: i32, fd: i32, events: u32, cookie: u64) -> Result<()> {
         if fd == self.waker.0 || self.alarms.have(fd) {
             return Err(Error::BADF);
