@@ -11,7 +11,7 @@ POLL := RUSTFLAGS='--cfg doorbell_backend="poll"'
 FOR_POLL := --target-dir $(TARGET)/poll
 
 # In the order of what they cost, so that a failure shows early.
-STAGES := lint abi abi-selftest unit-epoll unit-poll c-tests-epoll c-tests-poll fuzz release-c-tests docs man-check \
+STAGES := lint abi abi-selftest unit-epoll unit-poll c-tests-epoll c-tests-poll fuzz release-c-tests c-tests-uring docs man-check \
   installcheck doorbell-check check-targets examples counters haskell tsan loom prove-quick
 
 .PHONY: help
@@ -144,6 +144,11 @@ c-tests-poll: ## the same, backend poll(2)
 
 release-c-tests: lib ## the C programs against the optimized library, without cargo
 	@$(MAKE) --no-print-directory -C c-tests SO=$(abspath $(BUILD))/libdoorbell.so
+
+# Not: faults, whose faults are those of the other backends' calls; dlopen and static_link, which are about the file.
+c-tests-uring: lib ## the same with every manager asked for io_uring, if the kernel has it
+	@$(MAKE) --no-print-directory -C c-tests SO=$(abspath $(BUILD))/libdoorbell.so NAME=c-tests-uring \
+	  CFLAGS='-O1 -g -DBELL_TEST_IO_URING' LEAVE='faults dlopen static_link' LIMIT=240
 
 docs: lib ## compiles and runs every program in the documentation
 	@c-tests/docs.sh $(BUILD)

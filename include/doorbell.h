@@ -117,6 +117,26 @@
 // ends with `BELL_E_CANCELLED`: the targets to wait for are FUTEX, POLL and QUEUE.
 #define BELL_AUTO_RELEASE 8
 
+// Flag of `bell_config`: the shards wait by io_uring, not by epoll (Linux 6.1; `BELL_FEATURE_IO_URING`). It spares
+// overhead for each event where one thread drives a shard and stays the one. What is different then:
+//
+// A shard's ring belongs to the thread that drives. If another one does, a new ring is made for it, and all that is
+// armed is registered again, less than a microsecond for each fd; `BELL_EDGE` ones may be told once more what they
+// know.
+//
+// Registering and arming take effect in the driver's next turn, or at once while it sleeps, for the price of a wake.
+// Nothing is lost: the kernel looks at the fd then. An fd that was closed meanwhile is told `BELL_CLOSED` with -EBADF.
+//
+// The kernel keeps a file that it watches open: `close(2)` of a registered fd closes nothing until the registration
+// ends. `bell_unregister`, `bell_close_begin` and `bell_close_fd` return when the kernel has let go of the file if
+// they are called by the driver, while it sleeps, or where a library thread drives (they wait for it: [B], shortly);
+// else the driver's next turn does it. After the driver has changed, and when `bell_destroy` is called by another
+// thread, files that were watched are let go within some 0.1 s.
+//
+// `BELL_FD_EXCLUSIVE` and `bell_pollable_fd` are refused with `BELL_E_UNSUPPORTED`. Each number of an fd takes 24
+// bytes more. `bell_poll` with timeout 0 may find that there is nothing without a system call.
+#define BELL_IO_URING 1
+
 // Flag of `bell_unregister`: return only when no thread of ours can still touch the target.
 #define BELL_SYNC 1
 
@@ -224,6 +244,10 @@
 // Feature: the backend is kqueue (macOS, BSDs).
 #define BELL_FEATURE_KQUEUE 1024
 
+// Feature: `bell_create` takes the flag `BELL_IO_URING`; whether the running kernel does, it says then. The other bits
+// are about the backend without that flag.
+#define BELL_FEATURE_IO_URING 2048
+
 // `bell_layout`: `bell_config`.
 #define BELL_LAYOUT_CONFIG 1
 
@@ -270,7 +294,7 @@ typedef struct bell_ghc_ops {
 typedef struct bell_config {
     // `sizeof(bell_config)` as the caller compiled it.
     uint32_t size;
-    // Must be 0.
+    // `BELL_IO_URING` or 0.
     uint32_t flags;
     // How many shards, 1 to 254. 0 means one, or one for each thread.
     uint32_t shards;
@@ -316,7 +340,8 @@ typedef struct bell_event {
 // | FUTEX | `word`: aligned to 4, valid until `bell_unregister` with `BELL_SYNC` has returned |
 // | WAKE_FD | `fd`: open and non-blocking until `bell_unregister` with `BELL_SYNC`; `flags`: `BELL_WAKE_BYTE` |
 // | QUEUE | `queue`: handle of a queue of the same manager |
-// | MVAR | `stable_ptr`: made by `newStablePtrPrimMVar`, belongs to the library until delivered or cancelled; `capability` |
+// | MVAR | `stable_ptr`: made by `newStablePtrPrimMVar`, belongs to the library until delivered or cancelled;
+// `capability` |
 typedef struct bell_target {
     // `BELL_TARGET_POLL` to `BELL_TARGET_MVAR`.
     uint32_t kind;
@@ -493,7 +518,9 @@ int32_t bell_config_init(struct bell_config *config, uint32_t size);
 // Errors: `-EINVAL` null `out`, a flag, reserved field or number out of range, `shards` that differs from
 // `threads`, or `ghc` without `try_putmvar`; `BELL_E_ABI` or `-E2BIG` a `size` that this library does not know
 // (too small, or with a tail that is not zero); `-EMFILE`, `-ENFILE`, `-ENOMEM`, `-EAGAIN`, `-ENOSPC` what the
-// system lacks; `BELL_E_FULL` 256 managers are alive in this process.
+// system lacks; `BELL_E_FULL` 256 managers are alive in this process. With `BELL_IO_URING` also: `BELL_E_UNSUPPORTED`
+// the kernel is older than 6.1, or says that it has no io_uring; `-EPERM` it is forbidden, by kernel.io_uring_disabled
+// or a seccomp filter.
 int32_t bell_create(const struct bell_config *config, struct bell_t **out);
 
 // Ends a manager: its library threads are stopped and joined, what is still armed, and the doorbells of queues, get
@@ -545,7 +572,8 @@ int32_t bell_after_fork_child(struct bell_t *bell, uint32_t flags);
 //
 // Errors: `-EINVAL` unknown shard, negative time, null `events`; `BELL_E_BUSY` another thread is in `bell_poll` on
 // this shard, or a library thread drives it; `-EINTR` a signal came while it waited, `-ENOMEM`: nothing is lost, call
-// again; `-EBADF` somebody has closed an fd of the library; `BELL_E_CLOSED` the manager was destroyed meanwhile.
+// again; `-EBADF` somebody has closed an fd of the library; `BELL_E_CLOSED` the manager was destroyed meanwhile; with
+// `BELL_IO_URING`, when another thread has driven before, `-EMFILE`, `-ENFILE`: there is no fd for a new ring.
 int32_t bell_poll(struct bell_t *bell,
                   uint32_t shard,
                   struct bell_event *events,
@@ -588,7 +616,8 @@ int32_t bell_pollable_fd(struct bell_t *bell, uint32_t shard);
 // `/proc/sys/fs/epoll/max_user_watches`; `-ENOMEM`; `BELL_E_CLOSED` the fd is being closed; `BELL_E_STALE` the
 // target's queue is gone; `BELL_E_BUSY` exclusive and ordinary registrations of one fd, or two exclusive ones on one
 // shard; `BELL_E_FULL`; `BELL_E_UNSUPPORTED` EDGE or exclusive with a backend that lacks it, MVAR without
-// `bell_config.ghc`, POLL on a shard that a library thread drives.
+// `bell_config.ghc`, POLL on a shard that a library thread drives; with `BELL_IO_URING`, for an fd that is no socket,
+// pipe or eventfd, also `-EMFILE`, `-ENFILE`.
 int32_t bell_register_fd(struct bell_t *bell, const struct bell_fd_spec *spec, bell_handle *handle);
 
 // `bell_register_fd` for `n` specs. `handles[i]` and `status[i]` tell what became of `specs[i]`: status 0 and a

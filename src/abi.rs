@@ -64,6 +64,25 @@ pub const BELL_FD_EXCLUSIVE: u32 = 4;
 /// ends with `BELL_E_CANCELLED`: the targets to wait for are FUTEX, POLL and QUEUE.
 pub const BELL_AUTO_RELEASE: u32 = 8;
 
+/// Flag of `bell_config`: the shards wait by io_uring, not by epoll (Linux 6.1; `BELL_FEATURE_IO_URING`). It spares
+/// overhead for each event where one thread drives a shard and stays the one. What is different then:
+///
+/// A shard's ring belongs to the thread that drives. If another one does, a new ring is made for it, and all that is
+/// armed is registered again, less than a microsecond for each fd; `BELL_EDGE` ones may be told once more what they
+/// know.
+///
+/// Registering and arming take effect in the driver's next turn, or at once while it sleeps, for the price of a wake.
+/// Nothing is lost: the kernel looks at the fd then. An fd that was closed meanwhile is told `BELL_CLOSED` with -EBADF.
+///
+/// The kernel keeps a file that it watches open: `close(2)` of a registered fd closes nothing until the registration
+/// ends. `bell_unregister`, `bell_close_begin` and `bell_close_fd` return when the kernel has let go of the file if
+/// they are called by the driver, while it sleeps, or where a library thread drives (they wait for it: [B], shortly);
+/// else the driver's next turn does it. After the driver has changed, and when `bell_destroy` is called by another
+/// thread, files that were watched are let go within some 0.1 s.
+///
+/// `BELL_FD_EXCLUSIVE` and `bell_pollable_fd` are refused with `BELL_E_UNSUPPORTED`. Each number of an fd takes 24
+/// bytes more. `bell_poll` with timeout 0 may find that there is nothing without a system call.
+pub const BELL_IO_URING: u32 = 1;
 /// Flag of `bell_unregister`: return only when no thread of ours can still touch the target.
 pub const BELL_SYNC: u32 = 1;
 /// Flag of `bell_destroy`: wake and wait for threads that are inside, instead of failing with `BELL_E_BUSY`.
@@ -143,6 +162,10 @@ pub const BELL_FEATURE_POLL: u64 = 0x200;
 /// Feature: the backend is kqueue (macOS, BSDs).
 pub const BELL_FEATURE_KQUEUE: u64 = 0x400;
 
+/// Feature: `bell_create` takes the flag `BELL_IO_URING`; whether the running kernel does, it says then. The other bits
+/// are about the backend without that flag.
+pub const BELL_FEATURE_IO_URING: u64 = 0x800;
+
 /// `bell_layout`: `bell_config`.
 pub const BELL_LAYOUT_CONFIG: u32 = 1;
 /// `bell_layout`: `bell_target`.
@@ -187,7 +210,7 @@ pub struct bell_ghc_ops {
 pub struct bell_config {
     /// `sizeof(bell_config)` as the caller compiled it.
     pub size: u32,
-    /// Must be 0.
+    /// `BELL_IO_URING` or 0.
     pub flags: u32,
     /// How many shards, 1 to 254. 0 means one, or one for each thread.
     pub shards: u32,
@@ -214,7 +237,8 @@ pub struct bell_config {
 /// | FUTEX | `word`: aligned to 4, valid until `bell_unregister` with `BELL_SYNC` has returned |
 /// | WAKE_FD | `fd`: open and non-blocking until `bell_unregister` with `BELL_SYNC`; `flags`: `BELL_WAKE_BYTE` |
 /// | QUEUE | `queue`: handle of a queue of the same manager |
-/// | MVAR | `stable_ptr`: made by `newStablePtrPrimMVar`, belongs to the library until delivered or cancelled; `capability` |
+/// | MVAR | `stable_ptr`: made by `newStablePtrPrimMVar`, belongs to the library until delivered or cancelled;
+/// `capability` |
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct bell_target {

@@ -96,10 +96,10 @@ const FIRST_PAUSE_NS: i64 = 1_000_000;
 const LONGEST_PAUSE_NS: i64 = 100_000_000;
 
 impl Shard {
-    pub fn new(index: usize, slack: i64, max_events: usize) -> Result<Shard> {
+    pub fn new(index: usize, slack: i64, max_events: usize, io_uring: bool) -> Result<Shard> {
         Ok(Shard {
             index,
-            backend: Backend::new()?,
+            backend: Backend::of_choice(io_uring)?,
             posts: Posts::new(),
             state: Mutex::new(State::new(index as u8, slack, max_events)?),
             sleep: SleepState::new(),
@@ -503,6 +503,7 @@ impl Shard {
         st.role = Role::Thread;
         drop(st);
         let mut pause_ns = FIRST_PAUSE_NS;
+        let _home = Home::of(&self.backend);
         while !self.lock().closing && all.is_sound() {
             match self.turn(all, &mut driver, None, NEVER) {
                 Ok(_) => pause_ns = FIRST_PAUSE_NS,
@@ -770,7 +771,7 @@ impl Shard {
                 st.later(number, true);
             }
         }
-        let backend = Backend::new()?;
+        let backend = Backend::of_choice(self.backend.is_io_uring())?;
         let driver = Driver::new(max_events)?;
         self.backend = backend; // closes the inherited fds; EPOLL_CTL_DEL would edit the parent's set (F6)
         self.sleep = SleepState::new();
@@ -809,6 +810,22 @@ impl Shard {
     /// After `close`, when everybody has left.
     pub fn reopen(&self) {
         self.lock().closing = false;
+    }
+}
+
+/// A library thread and its backend, until the thread ends, by a panic perhaps.
+struct Home<'a>(&'a Backend);
+
+impl<'a> Home<'a> {
+    fn of(backend: &'a Backend) -> Home<'a> {
+        backend.move_in();
+        Home(backend)
+    }
+}
+
+impl Drop for Home<'_> {
+    fn drop(&mut self) {
+        self.0.move_out();
     }
 }
 

@@ -32,6 +32,43 @@
 
 #include <doorbell.h>
 
+/* ---- the backend ----
+ *
+ * With -DBELL_TEST_IO_URING every manager is asked for io_uring (`make c-tests-uring`), if the kernel here has it. */
+
+#ifdef BELL_TEST_IO_URING
+static inline int32_t create_with_io_uring(const bell_config *config, bell_t **out)
+{
+    bell_config changed;
+    if (config && ((uintptr_t)config % _Alignof(bell_config) != 0 || config->size != sizeof changed))
+        return bell_create(config, out); /* about misuse */
+    if (config)
+        changed = *config;
+    else
+        bell_config_init(&changed, sizeof changed);
+    changed.flags |= BELL_IO_URING;
+    return bell_create(&changed, out);
+}
+#define bell_create create_with_io_uring
+#endif
+
+static inline int on_io_uring(void)
+{
+#ifdef BELL_TEST_IO_URING
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+/* For questions that make no sense there. */
+static inline int left_out_on_io_uring(const char *why)
+{
+    if (on_io_uring())
+        fprintf(stderr, "  left out: %s\n", why);
+    return on_io_uring();
+}
+
 /* ---- checks ---- */
 
 static const char *check_question = "(before the first question)";
@@ -166,6 +203,8 @@ static inline int has_feature(uint64_t bits)
 {
     uint64_t features = 0;
     CHECK_OK(bell_features(&features));
+    if (on_io_uring()) /* what the manager can do, not the build */
+        features &= ~(BELL_FEATURE_EPOLL | BELL_FEATURE_EXCLUSIVE | BELL_FEATURE_POLLABLE);
     return (features & bits) == bits;
 }
 

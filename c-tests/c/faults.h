@@ -466,6 +466,33 @@ FAULTS_PLAIN long syscall(long number, ...)
         return faults_waited(next_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]), ns);
     }
 #endif
+#ifdef SYS_io_uring_enter
+    if (number == SYS_io_uring_enter && a[2] > 0 && hook_clock_ns) {
+        struct argument {
+            uint64_t mask;
+            uint32_t mask_size, min_wait;
+            uint64_t time;
+        } *asked, now;
+        static const struct timespec none;
+        struct timespec *timeout;
+        memcpy(&asked, &a[4], sizeof asked);
+        now = *asked;
+        memcpy(&timeout, &now.time, sizeof timeout);
+        if (timeout) {
+            /* What is to be submitted first: a call that does both does not say that its time was up. */
+            long n = a[1] ? next_syscall(number, a[0], a[1], 0L, a[3] & ~8L, 0L, 0L) : 0;
+            now.time = (uintptr_t)&none;
+            long r = next_syscall(number, a[0], 0L, a[2], a[3], &now, a[5]);
+            if (r < 0 && errno == ETIME) {
+                faults_waited(0, (int64_t)timeout->tv_sec * 1000000000 + timeout->tv_nsec);
+                errno = ETIME;
+            } else if (r >= 0) {
+                faults_waited(1, 0);
+            }
+            return n > 0 ? n : r;
+        }
+    }
+#endif
     if (number == SYS_futex && (a[1] & FUTEX_COMMAND) == FUTEX_WAIT_BITSET && strikes(FAULT_futex_wait, CALLER))
         return -1;
     return next_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);

@@ -316,7 +316,7 @@ static void are_configs_refused_as_documented(void)
     BAD_CONFIG(c.size = 0, BELL_E_ABI);
     BAD_CONFIG(c.size = 4, BELL_E_ABI);
     BAD_CONFIG(c.size = sizeof c - 1, BELL_E_ABI);
-    BAD_CONFIG(c.flags = 1, -EINVAL);
+    BAD_CONFIG(c.flags = BELL_IO_URING << 1, -EINVAL);
     BAD_CONFIG(c.flags = 1u << 31, -EINVAL);
     BAD_CONFIG(c.shards = 256, -EINVAL);
     BAD_CONFIG(c.shards = UINT32_MAX, -EINVAL);

@@ -26,6 +26,8 @@ static void replace_registration(void)
 static void museum_001_an_event_on_its_way_does_not_reach_the_next_owner_of_the_entry(void)
 {
     const bell_target targets[] = {to_slot(), to_poll()};
+    if (left_out_on_io_uring("nobody can come in between: src/tests/backend.rs asks it"))
+        return;
     for (int i = 0; i < 2; i++) {
         bell_t *bell = make_bell(1, 0);
         bell_event e;
@@ -184,6 +186,11 @@ static void museum_007_the_kernel_holds_a_handle_and_its_news_is_dropped_after_t
     bell_t *bell = make_bell(1, 0);
     bell_event e;
     int fd = make_eventfd();
+    if (left_out_on_io_uring("nobody can come in between: src/tests/backend.rs asks it")) {
+        CHECK_EQ(close(fd), 0);
+        check_clean(bell);
+        return;
+    }
     bell_handle h = watch(bell, fd, BELL_READ, BELL_ONESHOT, to_poll());
     if (has_feature(BELL_FEATURE_EPOLL))
         CHECK_EQ(kernel_knows(h), 1);

@@ -5,7 +5,9 @@
 static void *create_in_vain(void *argument)
 {
     static const int errors[] = {ENOSYS, EMFILE, ENFILE, ENOMEM};
-    uint32_t first = has_feature(BELL_FEATURE_EPOLL) ? FAULTS_OF(epoll_create1) : FAULTS_OF(pipe2);
+    uint32_t first = has_feature(BELL_FEATURE_EPOLL) ? FAULTS_OF(epoll_create1)
+                     : on_io_uring()                 ? FAULTS_OF(eventfd)
+                                                     : FAULTS_OF(pipe2);
     (void)argument;
     for (int i = 0; i < rounds(400); i++) {
         bell_t *bell = (bell_t *)1;

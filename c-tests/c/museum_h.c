@@ -54,7 +54,8 @@ static void museum_069_an_fd_closed_behind_our_back_is_told_once_or_forgotten(vo
             CHECK_EQ(e.status, -EBADF);
             told++;
         }
-    CHECK_EQ(told, has_feature(BELL_FEATURE_POLL) ? 1 : 0);
+    /* io_uring tells it if it has not seen the fd before. If it had, the file would be open still. */
+    CHECK_EQ(told, has_feature(BELL_FEATURE_POLL) || on_io_uring() ? 1 : 0);
     CHECK_LE(stats_of(bell).kernel_waits - waits, 12);
     CHECK_OK(bell_unregister(bell, h, 0));
     check_clean(bell);
@@ -67,7 +68,7 @@ static void museum_070_a_library_whose_fds_are_closed_says_so_and_does_not_spin(
     bell_event e;
     bell_t *bell = make_bell_and_see_fds(0, &own);
     /* the bell: what wakes */
-    int waker = own_fd_of(&own, has_feature(BELL_FEATURE_EPOLL) ? "eventfd" : "pipe");
+    int waker = own_fd_of(&own, has_feature(BELL_FEATURE_EPOLL) || on_io_uring() ? "eventfd" : "pipe");
     CHECK_GE(waker, 0);
     CHECK_EQ(close(waker), 0);
     uint64_t waits = stats_of(bell).kernel_waits;
@@ -83,8 +84,8 @@ static void museum_070_a_library_whose_fds_are_closed_says_so_and_does_not_spin(
         if (own.fds[i] != waker)
             CHECK_EQ(close(own.fds[i]), 0);
     CHECK_EQ(bell_poll(bell, 0, &e, 1, MS(3)), -EBADF);
-    CHECK_EQ(bell_poll(bell, 0, &e, 1, 0), -EBADF);
-    CHECK_EQ(try_watch(bell, 0, BELL_READ, BELL_ONESHOT, to_slot()) < 0, has_feature(BELL_FEATURE_EPOLL));
+    CHECK_EQ(bell_poll(bell, 0, &e, 1, 0), on_io_uring() ? 0 : -EBADF); /* a look that asks nobody */
+    CHECK_EQ(try_watch(bell, 0, BELL_READ, BELL_ONESHOT, to_slot()) < 0, !has_feature(BELL_FEATURE_POLL));
     CHECK_EQ(bell_destroy(bell, 0), 0);
     /* A library thread cannot return an error: the manager is poisoned, so that every call tells. */
     bell = make_bell_and_see_fds(1, &own);
@@ -96,8 +97,10 @@ static void museum_070_a_library_whose_fds_are_closed_says_so_and_does_not_spin(
     AWAIT(load(&word));
     for (int i = 0; i < own.n; i++)
         CHECK_EQ(close(own.fds[i]), 0);
-    AWAIT(bell_unregister(bell, 0, 0) == BELL_E_POISONED);
-    CHECK_EQ(bell_wake(bell, 0), BELL_E_POISONED);
+    if (!left_out_on_io_uring("a thread that has registered its ring does not need the number")) {
+        AWAIT(bell_unregister(bell, 0, 0) == BELL_E_POISONED);
+        CHECK_EQ(bell_wake(bell, 0), BELL_E_POISONED);
+    }
     CHECK_EQ(bell_destroy(bell, 0), 0);
 }
 

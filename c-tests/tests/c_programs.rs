@@ -82,6 +82,7 @@ programs! {
     faults
     features
     fork
+    io_uring
     limits
     misuse
     modes

@@ -49,12 +49,6 @@ struct KernelTimespec {
 }
 
 impl Backend {
-    pub const EDGE: bool = true;
-    pub const EXCLUSIVE: bool = true;
-    pub const POLLABLE: bool = true;
-    pub const NANOSECONDS: bool = true;
-    pub const FEATURE: u64 = BELL_FEATURE_EPOLL;
-
     pub fn new() -> Result<Backend> {
         let epoll = create()?;
         // SAFETY: no pointers.
@@ -73,6 +67,7 @@ impl Backend {
         control(self.epoll.0, what, fd, events, cookie)
     }
 
+    #[inline(always)]
     pub fn add(&self, fd: i32, interest: Interest, trigger: Trigger, exclusive: bool, cookie: u64) -> Result<()> {
         debug_assert!(cookie >= OWN);
         let mut events = epoll_bits(interest, trigger);
@@ -83,12 +78,14 @@ impl Backend {
         self.control(libc::EPOLL_CTL_ADD, fd, events, cookie)
     }
 
+    #[inline(always)]
     pub fn modify(&self, fd: i32, interest: Interest, trigger: Trigger, cookie: u64) -> Result<()> {
         debug_assert!(cookie >= OWN);
         self.control(libc::EPOLL_CTL_MOD, fd, epoll_bits(interest, trigger), cookie)
     }
 
     /// `EBADF`: the fd was closed before, and if a dup of it is left, there is a ghost now.
+    #[inline(always)]
     pub fn remove(&self, fd: i32) -> Result<()> {
         self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
     }
@@ -152,19 +149,7 @@ impl Backend {
     }
 
     pub fn wake(&self) -> Result<()> {
-        // The counter is never read: each write is an edge, and one system call is saved for each wake.
-        loop {
-            match self.write_waker() {
-                // Oddity i: after 2^64 - 2 wakes, or when somebody else wrote to our fd. Emptied, the next write gives
-                // an edge.
-                Err(e) if e.code() == -libc::EAGAIN => {
-                    let mut count = 0u64;
-                    // SAFETY: the kernel writes 8 bytes into the u64. EAGAIN: another thread has emptied it.
-                    unsafe { libc::read(self.waker.0, (&raw mut count).cast(), 8) };
-                }
-                r => return r,
-            }
-        }
+        ring_eventfd(&self.waker)
     }
 
     pub fn end_wait(&self) {
@@ -173,13 +158,6 @@ impl Backend {
             let events = WAKER_EVENTS | EPOLLOUT;
             let _ = control(self.epoll.0, libc::EPOLL_CTL_MOD, self.waker.0, events, WAKER);
         }
-    }
-
-    fn write_waker(&self) -> Result<()> {
-        let one = 1u64;
-        // SAFETY: the kernel reads 8 bytes from the u64.
-        let n = unsafe { libc::write(self.waker.0, (&raw const one).cast(), 8) };
-        Error::check(n as i32).map(drop)
     }
 
     pub fn set_alarm(&self, clock: Clock, deadline_ns: i64) -> Result<()> {
@@ -279,6 +257,8 @@ const EPOLLPRI: u32 = libc::EPOLLPRI as u32;
 const EPOLLRDHUP: u32 = libc::EPOLLRDHUP as u32;
 const EPOLLHUP: u32 = libc::EPOLLHUP as u32;
 const EPOLLERR: u32 = libc::EPOLLERR as u32;
+/// epoll never says so. uring.rs does, of an fd that is not open any more.
+pub const EPOLLNVAL: u32 = libc::POLLNVAL as u32;
 const EPOLLET: u32 = libc::EPOLLET as u32;
 const EPOLLONESHOT: u32 = libc::EPOLLONESHOT as u32;
 
@@ -287,10 +267,36 @@ fn create() -> Result<Fd> {
     Fd::made(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })
 }
 
+#[inline(always)]
 fn control(epoll: i32, what: i32, fd: i32, events: u32, cookie: u64) -> Result<()> {
     let mut event = libc::epoll_event { events, u64: cookie };
     // SAFETY: the kernel reads the event, which is alive (and must not be null for DEL before Linux 2.6.9).
     Error::check(unsafe { libc::epoll_ctl(epoll, what, fd, &mut event) }).map(drop)
+}
+
+/// An edge. The counter is never read: each write is one, and one system call is saved for each wake.
+pub fn ring_eventfd(fd: &Fd) -> Result<()> {
+    loop {
+        let one = 1u64;
+        // SAFETY: the kernel reads 8 bytes from the u64.
+        let n = unsafe { libc::write(fd.0, (&raw const one).cast(), 8) };
+        match Error::check(n as i32) {
+            // Oddity i: after 2^64 - 2 wakes, or when somebody else wrote to our fd. Emptied, the next write gives an
+            // edge.
+            Err(e) if e.code() == -libc::EAGAIN => {
+                let mut count = 0u64;
+                // SAFETY: the kernel writes 8 bytes into the u64. EAGAIN: another thread has emptied it.
+                unsafe { libc::read(fd.0, (&raw mut count).cast(), 8) };
+            }
+            r => return r.map(drop),
+        }
+    }
+}
+
+/// Can epoll watch this file (oddity f)? Asked of an instance that goes again.
+pub fn check_pollable(fd: i32) -> Result<()> {
+    let epoll = create()?;
+    control(epoll.0, libc::EPOLL_CTL_ADD, fd, 0, 0)
 }
 
 fn read_all(file: &Fd) -> Result<Vec<u8>> {
@@ -327,22 +333,23 @@ fn epoll_bits(interest: Interest, trigger: Trigger) -> u32 {
 /// Looked up: a shift and a mask for each of six bits cost a sixth of all that is done for an event.
 #[inline(always)]
 fn epoll_ready(events: u32) -> Ready {
-    /// All but RDHUP are among the first five bits.
-    const LOW: [u8; 32] = {
-        let mut table = [0; 32];
+    /// All but RDHUP are among the first six bits.
+    const LOW: [u16; 64] = {
+        let mut table = [0; 64];
         let mut bits = 0;
-        while bits < 32 {
+        while bits < 64 {
             let ready = carry(bits, EPOLLIN, BELL_READ)
                 | carry(bits, EPOLLOUT, BELL_WRITE)
                 | carry(bits, EPOLLPRI, BELL_PRI)
                 | carry(bits, EPOLLHUP, BELL_HUP)
-                | carry(bits, EPOLLERR, BELL_ERR);
-            table[bits as usize] = ready as u8;
+                | carry(bits, EPOLLERR, BELL_ERR)
+                | carry(bits, EPOLLNVAL, BELL_CLOSED);
+            table[bits as usize] = ready as u16;
             bits += 1;
         }
         table
     };
-    Ready(LOW[events as usize % 32] as u32 | carry(events, EPOLLRDHUP, BELL_RDHUP))
+    Ready(LOW[events as usize % 64] as u32 | carry(events, EPOLLRDHUP, BELL_RDHUP))
 }
 
 /// `tfd:        5 events:       19 data: 1000000000000001  pos:0 ino:60 sdev:d` (fs/eventpoll.c, ep_show_fdinfo;
@@ -396,5 +403,11 @@ impl Events {
     }
     pub fn clear(&mut self) {
         self.list.clear();
+    }
+    /// For uring.rs: there must be room.
+    #[inline(always)]
+    pub fn push(&mut self, cookie: u64, events: u32) {
+        debug_assert!(!self.is_full());
+        self.list.push(libc::epoll_event { events, u64: cookie });
     }
 }

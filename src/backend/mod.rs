@@ -12,7 +12,8 @@
 //! *Triggers.* `Edge`: an event when readiness arrives, without a new `modify`; more events than edges are allowed,
 //! fewer are not. `Oneshot`: one event, then silence, also about HUP and ERR, until `modify`. There is no level
 //! trigger: one that nobody drains spins the driver. HUP and ERR are told whatever the interest (but
-//! see kqueue.rs, o). A backend without edges or exclusive wake-ups says so in its constants and refuses with `UNSUPPORTED`; it does not pretend.
+//! see kqueue.rs, o). A backend without edges or exclusive wake-ups says so in its constants and refuses with
+//! `UNSUPPORTED`; it does not pretend.
 //!
 //! *Batches.* `wait` fills `Events` up to its capacity; what does not fit comes first, or in turn, at the next `wait`.
 //! One fd may take more than one entry of a batch (kqueue: one for each direction). News of an fd that was removed or
@@ -32,6 +33,11 @@
 //!
 //! *Rebuilding.* `rebuild` empties the set, ghosts included; the caller adds everything again. No other call but `wake`
 //! may run meanwhile. After an error the set is as before.
+//!
+//! *Settling.* io_uring alone takes changes in the turn of the thread that waits (see uring.rs, a): `add` and `modify`
+//! tell some errors as news (CLOSED, ERR), and `remove` lets go of the file later. `settle` returns when it has;
+//! `move_in` and `move_out` say that the calling thread will always come back to `wait`. To the others it means
+//! nothing.
 //!
 //! *Forking.* All fds are close-on-exec. Dropping a `Backend` only closes its fds and edits no kernel set, so a forked
 //! child drops its copy without harm to the parent and makes a new one.
@@ -55,7 +61,7 @@ mod chosen;
         all(not(any(doorbell_backend = "kqueue", doorbell_backend = "poll")), target_os = "linux")
     )
 ))]
-#[path = "epoll.rs"]
+#[path = "linux.rs"]
 mod chosen;
 #[cfg(all(
     not(any(loom, shuttle)),
@@ -111,6 +117,32 @@ compile_error!("doorbell has no backend for this system");
 pub mod kqueue_set;
 
 pub use chosen::{Backend, Events};
+
+// io_uring is beside epoll. Where that is not there: what it alone needs.
+#[cfg(not(all(
+    not(any(loom, shuttle)),
+    any(
+        doorbell_backend = "epoll",
+        all(not(any(doorbell_backend = "kqueue", doorbell_backend = "poll")), target_os = "linux")
+    )
+)))]
+impl Backend {
+    pub fn with_io_uring() -> Result<Backend> {
+        Err(Error::UNSUPPORTED)
+    }
+    pub fn is_io_uring(&self) -> bool {
+        false
+    }
+    pub fn settle(&self, _: bool) {}
+    pub fn move_in(&self) {}
+    pub fn move_out(&self) {}
+}
+
+impl Backend {
+    pub fn of_choice(io_uring: bool) -> Result<Backend> {
+        if io_uring { Backend::with_io_uring() } else { Backend::new() }
+    }
+}
 
 /// When the kernel is asked to tell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -40,7 +40,8 @@ unsafe fn decode(m: &Manager, spec: *const bell_fd_spec) -> Result<FdSpec> {
 /// `/proc/sys/fs/epoll/max_user_watches`; `-ENOMEM`; `BELL_E_CLOSED` the fd is being closed; `BELL_E_STALE` the
 /// target's queue is gone; `BELL_E_BUSY` exclusive and ordinary registrations of one fd, or two exclusive ones on one
 /// shard; `BELL_E_FULL`; `BELL_E_UNSUPPORTED` EDGE or exclusive with a backend that lacks it, MVAR without
-/// `bell_config.ghc`, POLL on a shard that a library thread drives.
+/// `bell_config.ghc`, POLL on a shard that a library thread drives; with `BELL_IO_URING`, for an fd that is no socket,
+/// pipe or eventfd, also `-EMFILE`, `-ENFILE`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bell_register_fd(
     bell: *mut bell_t,
@@ -182,7 +183,9 @@ pub extern "C" fn bell_unregister(bell: *mut bell_t, handle: bell_handle, flags:
         if flags & !BELL_SYNC != 0 {
             return Err(Error::INVAL);
         }
-        m.unregister(handle, flags & BELL_SYNC != 0)
+        let told = m.unregister(handle, flags & BELL_SYNC != 0)?;
+        m.settle(handle);
+        Ok(told)
     })
 }
 
@@ -211,6 +214,7 @@ pub unsafe extern "C" fn bell_unregister_batch(
             good += (code >= 0) as i32;
             status[i].write(code);
         }
+        m.settle_all();
         if flags & BELL_SYNC != 0 {
             m.sync_all();
         }

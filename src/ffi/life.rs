@@ -39,7 +39,9 @@ pub unsafe extern "C" fn bell_config_init(config: *mut bell_config, size: u32) -
 /// Errors: `-EINVAL` null `out`, a flag, reserved field or number out of range, `shards` that differs from
 /// `threads`, or `ghc` without `try_putmvar`; `BELL_E_ABI` or `-E2BIG` a `size` that this library does not know
 /// (too small, or with a tail that is not zero); `-EMFILE`, `-ENFILE`, `-ENOMEM`, `-EAGAIN`, `-ENOSPC` what the
-/// system lacks; `BELL_E_FULL` 256 managers are alive in this process.
+/// system lacks; `BELL_E_FULL` 256 managers are alive in this process. With `BELL_IO_URING` also: `BELL_E_UNSUPPORTED`
+/// the kernel is older than 6.1, or says that it has no io_uring; `-EPERM` it is forbidden, by kernel.io_uring_disabled
+/// or a seccomp filter.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bell_create(config: *const bell_config, out: *mut *mut bell_t) -> i32 {
     bare(|| {
@@ -50,9 +52,10 @@ pub unsafe extern "C" fn bell_create(config: *const bell_config, out: *mut *mut 
         if !config.is_null() {
             // SAFETY: not null; `read_sized` checks the rest as far as can be.
             let c = unsafe { read_sized(config)? };
-            if c.flags != 0 || c.reserved0 != 0 || c.reserved != [0; 4] {
+            if c.flags & !BELL_IO_URING != 0 || c.reserved0 != 0 || c.reserved != [0; 4] {
                 return Err(Error::INVAL);
             }
+            decoded.io_uring = c.flags & BELL_IO_URING != 0;
             decoded.shards = c.shards;
             decoded.threads = c.threads;
             decoded.max_events = c.max_events;

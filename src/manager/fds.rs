@@ -36,7 +36,7 @@ impl Manager {
             // Without edges the mode was refused above; EPOLLEXCLUSIVE cannot be one-shot.
             return Err(Error::INVAL);
         }
-        if spec.exclusive && !Backend::EXCLUSIVE {
+        if spec.exclusive && (!Backend::EXCLUSIVE || self.io_uring) {
             return Err(Error::UNSUPPORTED);
         }
         let mut place = self.place(spec.shard, &spec.target)?;
@@ -281,6 +281,21 @@ impl Manager {
         self.all.shards.iter().for_each(Shard::sync);
     }
 
+    /// The kernel has let go of the fd that was unregistered: the caller may close it.
+    #[inline(always)]
+    pub fn settle(&self, handle: u64) {
+        let handle = Handle(handle);
+        if self.io_uring && handle.is(Kind::Fd) {
+            self.all.shards[handle.shard()].backend.settle(true);
+        }
+    }
+    pub fn settle_all(&self) {
+        if !self.io_uring {
+            return;
+        }
+        self.all.shards.iter().for_each(|s| s.backend.settle(true));
+    }
+
     pub fn close_begin(&self, fd: i32) -> Result<u64> {
         let (ticket, owner) = self.all.fds.close_begin(fd)?;
         match owner {
@@ -299,11 +314,14 @@ impl Manager {
         if head != NIL {
             let kernel = std::mem::take(&mut st.reg.fds.at_mut(head).value.kernel);
             st.forget_kernel(env, fd, kernel);
+            // Before the news of it makes the driver leave its wait.
+            shard.backend.settle(false);
         }
         while !st.close_list(env, fd, 0, &mut Out { batch: &mut batch, sink: None, from: None }) {
             st = shard.flush(&self.all, st, &mut batch);
         }
         shard.finish(&self.all, st, &mut batch);
+        shard.backend.settle(true);
     }
 
     /// Whoever came after the mark was lifted has either the closed fd, and is told, or a new one of its number: the

@@ -36,6 +36,7 @@ pub struct Config {
     pub max_events: u32,
     pub slack_ns: i64,
     pub ghc: Option<GhcOps>,
+    pub io_uring: bool,
 }
 
 pub struct Manager {
@@ -46,6 +47,7 @@ pub struct Manager {
     threads: Mutex<Vec<Thread>>,
     frozen: Mutex<Option<Frozen>>,
     max_events: usize,
+    io_uring: bool,
 }
 
 const MAX_SHARDS: u32 = 254;
@@ -53,7 +55,7 @@ const MAX_EVENTS: u32 = 65536;
 
 impl Manager {
     pub fn new(config: Config) -> Result<Box<Manager>> {
-        let Config { shards, threads, max_events, slack_ns, ghc } = config;
+        let Config { shards, threads, max_events, slack_ns, ghc, io_uring } = config;
         if threads > 0 && shards > 0 && shards != threads {
             return Err(Error::INVAL);
         }
@@ -62,7 +64,7 @@ impl Manager {
             return Err(Error::INVAL);
         }
         let max_events = if max_events == 0 { 1024 } else { max_events as usize };
-        let shards = heap::filled(count as usize, |i| Shard::new(i, slack_ns, max_events))?;
+        let shards = heap::filled(count as usize, |i| Shard::new(i, slack_ns, max_events, io_uring))?;
         let m = heap::boxed(Manager {
             all: Shared {
                 shards: shards.into_boxed_slice(),
@@ -76,6 +78,7 @@ impl Manager {
             threads: Mutex::new(Vec::new()),
             frozen: Mutex::new(None),
             max_events,
+            io_uring,
         })?;
         if m.all.threaded {
             if let Err(e) = m.start_threads() {

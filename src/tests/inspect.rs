@@ -30,7 +30,7 @@ const TIMEOUT: u32 = 0;
 impl World {
     fn new() -> World {
         let world =
-            World { shard: Shard::new(0, 0, 16).unwrap(), fds: FdTable::new(), files: [event_fd(), event_fd()] };
+            World { shard: Shard::new(0, 0, 16, false).unwrap(), fds: FdTable::new(), files: [event_fd(), event_fd()] };
         let env = world.shard.env(&world.fds);
         let mut st = world.shard.lock();
         world.fds.acquire(world.files[0].0, 0).unwrap();

@@ -15,6 +15,13 @@ mod fd_table;
 mod followers;
 #[cfg(not(any(loom, shuttle, doorbell_sim)))]
 mod inspect;
+// The same questions to the second backend: the file asks by the name of its module which one it is about.
+#[cfg(all(target_os = "linux", not(any(loom, shuttle, doorbell_sim, doorbell_backend = "poll"))))]
+#[path = "backend.rs"]
+#[allow(clippy::duplicate_mod)]
+mod backend_io_uring;
+#[cfg(all(target_os = "linux", not(any(loom, shuttle, doorbell_sim, doorbell_backend = "poll"))))]
+mod io_uring;
 mod kqueue_set;
 #[cfg(not(any(loom, shuttle)))]
 mod posts;
