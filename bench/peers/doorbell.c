@@ -15,10 +15,14 @@ static int32_t must(const char *what, int32_t result)
 }
 #define BELL(call) must(#call, call)
 
+/* BELL_IO_URING in variants of that name. */
+static uint32_t backend;
+
 static bell_t *create(uint32_t shards, uint32_t threads)
 {
     bell_config config;
     BELL(bell_config_init(&config, sizeof config));
+    config.flags = backend;
     config.shards = shards;
     config.threads = threads;
     bell_t *bell;
@@ -58,6 +62,12 @@ static void w1_poll(void)
             if (w1_event(&w, (int)events[i].user_data))
                 return;
     }
+}
+
+static void w1_poll_io_uring(void)
+{
+    backend = BELL_IO_URING;
+    w1_poll();
 }
 
 static void w1_queue(void)
@@ -175,6 +185,8 @@ static void w3(bool batch)
         const bell_fd_spec *at = specs + (b + blocks) % (n / block) * block;
         if (batch) {
             BELL(bell_register_fd_batch(bell, at, block, handles, status));
+            if (backend)
+                BELL(bell_poll(bell, 0, events, BATCH, 0)); /* only now the kernel watches them */
             BELL(bell_unregister_batch(bell, handles, block, 0, status));
         } else {
             for (int i = 0; i < block; i++)
@@ -187,6 +199,11 @@ static void w3(bool batch)
 }
 static void w3_single(void) { w3(false); }
 static void w3_batch(void) { w3(true); }
+static void w3_batch_io_uring(void)
+{
+    backend = BELL_IO_URING;
+    w3(true);
+}
 
 static bell_handle arm(bell_t *bell, int64_t deadline, uint32_t flags, bell_target target)
 {
@@ -391,6 +408,7 @@ int main(int argc, char **argv)
 {
     static const struct row rows[] = {
         { "w1", "poll", w1_poll },
+        { "w1", "poll-io_uring", w1_poll_io_uring },
         { "w1", "queue", w1_queue },
         { "w1", "slot", w1_slot },
         { "w1t", "poll", w1t_poll },
@@ -400,6 +418,7 @@ int main(int argc, char **argv)
         { "w2", "threads", w2_threads },
         { "w3", "single", w3_single },
         { "w3", "batch", w3_batch },
+        { "w3", "batch-io_uring", w3_batch_io_uring },
         { "w4", "poll", w4 },
         { "w4m", "poll", w4m },
         { "w5", "direct", w5 },
