@@ -129,7 +129,7 @@
 //
 // The kernel keeps a file that it watches open: `close(2)` of a registered fd closes nothing until the registration
 // ends. `bell_unregister`, `bell_close_begin` and `bell_close_fd` return when the kernel has let go of the file if
-// they are called by the driver, while it sleeps, or where a library thread drives (they wait for it: [B], shortly);
+// they are called by the driver, while it sleeps, or where a library thread drives (they wait for it, shortly);
 // else the driver's next turn does it. After the driver has changed, and when `bell_destroy` is called by another
 // thread, files that were watched are let go within some 0.1 s.
 //
