@@ -535,8 +535,9 @@ impl Backend {
             }
             let cancels = set.fill();
             let at = set.ring.entrance();
-            // Cancels complete, which would end the sleep.
-            let sleeps = left > 0 && !found && !cancels && !set.is_dirty();
+            // Cancels complete, which would end the sleep; and whoever waits for them is told before it.
+            let settled = set.done == set.asked;
+            let sleeps = left > 0 && !found && !cancels && !set.is_dirty() && settled;
             let mut entered = Ok(0);
             if sleeps {
                 (set.waiting, set.told) = (true, false);
