@@ -126,8 +126,9 @@ static void *sleep_in_poll(void *argument)
     return NULL;
 }
 
-/* Both ways to close; the peer must see it when the call has returned. */
-static void close_and_look(bell_t *bell, int turns)
+/* Both ways to close; the peer must see it when the call has returned. `driver`: a caller who drives; he leaves his sleep for the
+ * news of a close, and the promise is for while he sleeps. */
+static void close_and_look(bell_t *bell, int turns, uint32_t *driver)
 {
     for (int way = 0; way < 2; way++)
         for (int mode = BELL_EDGE; mode <= BELL_ONESHOT; mode++) {
@@ -136,6 +137,8 @@ static void close_and_look(bell_t *bell, int turns)
             bell_handle h = watch(bell, fds[0], BELL_READ, (uint32_t)mode, to_slot());
             if (turns)
                 turn(bell);
+            if (driver)
+                AWAIT(is_asleep(driver));
             if (way) {
                 CHECK_EQ(bell_unregister(bell, h, 0), BELL_CANCELLED);
                 CHECK_EQ(close(fds[0]), 0);
@@ -152,13 +155,13 @@ static void museum_013_a_closed_file_is_closed_when_the_call_returns(void)
 {
     /* By the driver. */
     bell_t *bell = make_bell(1, 0);
-    close_and_look(bell, 1);
+    close_and_look(bell, 1, NULL);
     /* While the driver sleeps. */
     for (int i = 0; i < 20; i++) {
         sleeper s = {.bell = bell};
         pthread_t thread = start_thread(sleep_in_poll, &s);
         AWAIT(is_asleep(&s.thread));
-        close_and_look(bell, 0);
+        close_and_look(bell, 0, &s.thread);
         CHECK_EQ(bell_wake(bell, 0), 0);
         join_thread(thread);
     }
@@ -166,7 +169,7 @@ static void museum_013_a_closed_file_is_closed_when_the_call_returns(void)
     /* With a library thread, whatever it is at. */
     bell = make_bell(1, 1);
     for (int i = 0; i < 200; i++)
-        close_and_look(bell, 0);
+        close_and_look(bell, 0, NULL);
     check_clean(bell);
 }
 
