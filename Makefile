@@ -105,7 +105,7 @@ clean: ## removes all that was built
 	@rm -rf $(BUILD)
 
 .PHONY: test
-test: deps ## every test (21 minutes on two cores): the stages below, one after the other
+test: deps ## every test (under 20 minutes on two cores): the stages below, one after the other
 	@begin=$$(date +%s); \
 	for stage in $(STAGES); do \
 	  echo "== $$stage"; start=$$(date +%s); \

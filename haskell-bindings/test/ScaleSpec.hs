@@ -2,7 +2,8 @@
 -- | Many of everything, at any moment.
 module ScaleSpec (scale) where
 
-import Control.Concurrent (forkIO, killThread, modifyMVar_, newEmptyMVar, newMVar, readMVar, takeMVar, threadDelay, yield)
+import Control.Concurrent (forkIO, killThread, modifyMVar_, newEmptyMVar, newMVar, readMVar, rtsSupportsBoundThreads, takeMVar,
+                           threadDelay, yield)
 import Control.Concurrent.STM
 import Control.Exception
 import Control.Monad
@@ -106,6 +107,13 @@ scale slower = describe "at scale" $ do
     forM_ dones $ \(v, a, b) -> takeMVar v >>= either throwIO pure >> S.close a >> S.close b
     writeIORef stop True
     ended gc
+  -- On the threaded runtime its own idle collection does it, if the whole process is idle.
+  unless rtsSupportsBoundThreads $ it "a thread that waits for what nobody can fill is told, though nobody asks for a collection" $ do
+    D.threadDelay 1000
+    (_, v) <- spawn (newEmptyMVar >>= \dead -> takeMVar dead :: IO ())
+    e <- soon (takeMVar v)
+    either (\x -> fromException x `shouldSatisfy` \y -> case y of { Just BlockedIndefinitelyOnMVar -> True; _ -> False })
+      (\() -> expectationFailure "went on") e
   it "a thread that waits for what nobody can fill gets BlockedIndefinitelyOnMVar, beside waits of ours" $ withPipe $ \(r, w) -> do
     (_, io) <- spawn (D.threadWaitRead r)
     (_, timer) <- spawn (D.threadDelay 300000)

@@ -35,7 +35,7 @@ module System.Doorbell.Internal
   , throwBell, throwForked, badFd
   ) where
 
-import Control.Concurrent (forkOn, getNumCapabilities, rtsSupportsBoundThreads, yield)
+import Control.Concurrent (forkIO, forkOn, getNumCapabilities, killThread, rtsSupportsBoundThreads, yield)
 import Control.Concurrent.MVar
 import Control.Exception hiding (handle)
 import Control.Monad
@@ -57,6 +57,7 @@ import GHC.IO (IO (..))
 import GHC.IOArray (IOArray, newIOArray, unsafeReadIOArray, unsafeWriteIOArray)
 import System.IO.Error (illegalOperationErrorType, ioeSetErrorString, mkIOError, userErrorType)
 import System.IO.Unsafe (unsafePerformIO)
+import System.Mem (performMajorGC)
 import System.Posix.Types (Fd (..))
 import System.Doorbell.Internal.Buckets
 import System.Doorbell.Internal.Counter
@@ -368,15 +369,32 @@ dispatchNested m shard = mask_ $ bracket (mallocBytes (batch * eventSize)) free 
   fd <- bell_pollable_fd (mBell m) (fromIntegral shard)
   -- That of a parent's manager, which in a forked child is asked once before it is replaced, has nothing to do.
   when (fd < 0 && fd /= e_FORKED) $ throwBell "bell_pollable_fd" fd
+  busy <- newMVar ()
+  turns <- newIORef (0 :: Int)
   let go = do
         -- First: this runtime puts threads that an fd has woken before all others.
         yield
         n <- bell_poll_now (mBell m) (fromIntegral shard) events (fromIntegral batch) 0
         stop <- readCounter (mStop m)
         if stop /= 0 || n < 0 && n /= eINTR_ then pure () else do
-          if n > 0 then deliver m events (fromIntegral n) else Conc.threadWaitRead (Fd (fromIntegral fd))
+          if n > 0
+            then do
+              modifyIORef' turns (+ 1)
+              void $ tryPutMVar busy ()
+              deliver m events (fromIntegral n)
+            else Conc.threadWaitRead (Fd (fromIntegral fd))
           go
-  unless (fd < 0) go
+  unless (fd < 0) $ bracket (forkIO (collectWhenIdle busy turns)) killThread (const go)
+
+-- | This runtime looks for threads that wait for what can never come only while nobody waits for an fd, and the dispatcher does. So,
+-- when nothing has come for as long as the threaded runtime takes to be idle (0.3 s), it collects once.
+collectWhenIdle :: MVar () -> IORef Int -> IO ()
+collectWhenIdle busy turns = forever $ takeMVar busy >> readIORef turns >>= settle
+  where
+    settle before = do
+      Conc.threadDelay 300000
+      now <- readIORef turns
+      if now == before then performMajorGC else settle now
 
 deliver :: Manager -> Ptr () -> Int -> IO ()
 deliver m events n = go 0 0
