@@ -72,6 +72,12 @@ def count_table(row):
     return out
 
 
+def verdict(row):
+    if row["figure"] is None:
+        return f'| {row["target"]} | not measured'
+    return f'{row["figure"]:g} | {row["target"]} | {"holds" if row["holds"] else "**falls short**"}'
+
+
 def haskell_rows(path):
     """The rows of `make bench-haskell`, as it has left them."""
     found = sorted((path.parent.parent / "haskell-bindings" / "bench" / "results").glob("g*.json"))
@@ -85,7 +91,7 @@ def haskell_rows(path):
         if plot.exists():
             out += ["", f'![{file.stem}](../{plot.relative_to(path.parent.parent)})']
         out += ["", "| row | | target | |", "|---|---|---|---|"]
-        out += [f'| `{r["row"]}` | {r["figure"]:g} | {r["target"]} | {"holds" if r["holds"] else "**falls short**"} |'
+        out += [f'| `{r["row"]}` | {verdict(r)} |'
                 for r in run["rows"]]
     return out
 
