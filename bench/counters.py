@@ -22,7 +22,7 @@ W3 = dict(n=256, block=64)
 # option that is made longer, from, to, operations in each)
 INSTRUCTIONS = {
     "an event to POLL": (94, "w1", "poll", W1, "events", 1000, 5000, 1),
-    "an event to SLOT": (158, "w1", "slot", W1, "events", 1000, 5000, 1),
+    "an event to SLOT": (157, "w1", "slot", W1, "events", 1000, 5000, 1),
     "an event to QUEUE": (99.5, "w1", "queue", W1, "events", 1000, 5000, 1),
     "an event to POLL, its deadline moved": (214, "w1t", "poll", W1, "events", 1000, 5000, 1),
     "an fd registered and unregistered": (1240, "w3", "single", W3, "events", 1024, 4096, 1.125),
@@ -30,8 +30,7 @@ INSTRUCTIONS = {
     "a timeout armed, then cancelled, moved or fired": (650, "w4", "poll", {}, "n", 1000, 4000, 2.25),
 }
 
-# System calls of an operation: which are counted (all if None), and how many there may be. With two threads a round in
-# which one was put off the CPU costs a call more: there is some room for these, but not for a call in each.
+# System calls of an operation: which are counted (all if None), and how many there may be.
 SYSTEM_CALLS = {
     # One wait; and all: a read and a write for each event, and the wait.
     "a batch of 100 to POLL: waits": (1, r"epoll_p?wait", "w1", "poll", W1, "events", 2000, 6000, 0.01),
@@ -41,11 +40,11 @@ SYSTEM_CALLS = {
     "a batch of 100 to SLOT: all": (201.5, None, "w1", "slot", W1, "events", 2000, 6000, 0.01),
     "a batch of 100 to QUEUE: all": (201.5, None, "w1", "queue", W1, "events", 2000, 6000, 0.01),
     # The three reads (one finds nothing) and two writes of both sides, and one wait.
-    "a round trip to a waiter that drives": (6.4, None, "w2", "slot", dict(warm=100), "events", 500, 2500, 1),
+    "a round trip to a waiter that drives": (6, None, "w2", "slot", dict(warm=100), "events", 500, 2500, 1),
     "a round trip to a waiter that drives: wake-ups": (0, r"futex", "w2", "slot", dict(warm=100), "events", 500, 2500, 1),
     "a round trip by a library thread: wake-ups": (2, r"futex", "w2", "threads", dict(warm=100), "events", 500, 2500, 1),
     "an fd registered and unregistered": (2, None, "w3", "single", W3, "events", 1024, 4096, 1.125),
-    "an fd registered and unregistered while the driver sleeps": (2.2, None, "w5", "direct", {}, "events", 800, 2400, 1.125),
+    "an fd registered and unregistered while the driver sleeps": (2, None, "w5", "direct", {}, "events", 800, 2400, 1.125),
     "a timeout moved later": (0, None, "w4m", "poll", dict(n=100), "events", 1000, 9000, 1.125),
 }
 
