@@ -303,6 +303,9 @@ static void do_modify(void)
     /* Unseen news of the old mode may be there. */
     if (is_listed(&t->to) && t->mode != BELL_ONESHOT)
         t->armed = YES;
+    /* Unseen news of an arming took its deadline with it. */
+    if (is_listed(&t->to) && t->mode == BELL_ONESHOT && t->armed != NO)
+        t->vague = 1;
     t->mode = mode;
     arm(t);
 }
@@ -524,7 +527,7 @@ static void do_update_timeout(void)
     if (r != 0)
         return;
     set_deadline(t, deadline);
-    t->blurred |= is_listed(&t->to) && !one_shot;
+    t->blurred |= is_listed(&t->to) && (!one_shot || t->armed == MAYBE);
     if (t->kind == TIMEOUT) {
         if (t->armed == NO)
             t->arms++;
