@@ -145,11 +145,10 @@ c-tests-poll: ## the same, backend poll(2)
 release-c-tests: lib ## the C programs against the optimized library, without cargo
 	@$(MAKE) --no-print-directory -C c-tests SO=$(abspath $(BUILD))/libdoorbell.so
 
-# Not: faults, whose faults are those of the other backends' calls; dlopen and static_link, which are about the file; fork, which
-# shows an open defect in one run of 30 (README, Limits): a child of an unprepared fork that adopts a manager with io_uring.
+# Not: faults, whose faults are those of the other backends' calls; dlopen and static_link, which are about the file.
 c-tests-uring: lib ## the same with every manager asked for io_uring, if the kernel has it
 	@$(MAKE) --no-print-directory -C c-tests SO=$(abspath $(BUILD))/libdoorbell.so NAME=c-tests-uring \
-	  CFLAGS='-O1 -g -DBELL_TEST_IO_URING' LEAVE='faults dlopen fork static_link' LIMIT=240
+	  CFLAGS='-O1 -g -DBELL_TEST_IO_URING' LEAVE='faults dlopen static_link' LIMIT=240
 
 docs: lib ## compiles and runs every program in the documentation
 	@c-tests/docs.sh $(BUILD)

@@ -24,7 +24,7 @@
  * | epoll_create1, epoll_ctl, epoll_wait (epoll_pwait), eventfd2 | backend epoll: a shard | nobody |
  * | epoll_pwait2 | sleeps to the nanosecond | denied (ENOSYS, EPERM): ppoll and epoll_wait |
  * | ppoll, pipe2 | backend poll; ppoll also in place of epoll_pwait2 | |
- * | dup3 | backend epoll: a new set, to get rid of ghosts | who closes no fd behind the library's back |
+ * | dup3 | a new set (ghosts; io_uring: another driver) | who closes no fd behind the library's back |
  * | timerfd_create, timerfd_settime | clocks BOOT and REAL; bell_pollable_fd | who uses neither |
  * | eventfd2 | bell_queue_fd | who does not call it |
  * | read, write | wakes; fds of queues; WAKE_FD | nobody |

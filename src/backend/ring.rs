@@ -277,6 +277,16 @@ impl Ring {
         self.fd.0
     }
 
+    /// `new` comes in the place of this one, under the same number. After an error nothing has changed.
+    pub fn replace(&mut self, mut new: Ring) -> Result<()> {
+        // SAFETY: no pointers. The number stays ours, and means the new ring.
+        Error::check(unsafe { libc::dup3(new.fd.0, self.fd.0, libc::O_CLOEXEC) })?;
+        std::mem::swap(&mut self.fd, &mut new.fd);
+        new.name = new.fd.0;
+        *self = new; // drops the old ring's memory, and the new one's first number
+        Ok(())
+    }
+
     /// The calling thread is the owner from now on: the only one that may `enter`.
     pub fn enable(&self) -> Result<()> {
         self.register(REGISTER_ENABLE_RINGS, std::ptr::null_mut(), 0).map(drop)

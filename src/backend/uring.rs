@@ -28,8 +28,9 @@
 //!    it: so EPOLLIN is asked for beside it, and poll(2) whether it is true.
 //! j) `SQ_TASKRUN` may be left over: it is set after the work is listed, and the owner may have worked it off in
 //!    between (io_req_local_work_add, io_uring/io_uring.c). An entry that tells nothing is the end of it.
-//! k) The fds of a ring in a forked child are the parent's ring. The child only closes them,
-//!    and not even that if a thread of the parent was changing the ring at that moment.
+//! k) The fd of a ring in a forked child is the parent's ring, and the child only closes it. It has one number for life,
+//!    because fork(2) copies the table of fds before the memory: else the child could remember the number of a ring that
+//!    came in between, which is nothing in its table, or something of its own by the time it closes it.
 use super::epoll::{EPOLLNVAL, Events, ring_eventfd};
 use super::*;
 use crate::event::NEVER;
@@ -46,6 +47,8 @@ use ring::Ring;
 
 pub struct Backend {
     set: ManuallyDrop<Mutex<Set>>,
+    /// The fd of the set's ring, whichever that is.
+    ring: i32,
     mark: Mark,
     waker: Fd,
     alarms: Alarms,
@@ -228,7 +231,7 @@ impl Set {
     fn renew(&mut self) -> Result<()> {
         let ring = Ring::new(self.sizes.0, self.sizes.1)?;
         ring.enable()?;
-        self.ring = ring;
+        self.ring.replace(ring)?; // oddity k
         self.owner = this_thread();
         self.arm_all(true);
         Ok(())
@@ -382,8 +385,9 @@ impl Backend {
         set.make_room(waker.0)?;
         set.arm(waker.0, 0, (libc::EPOLLIN | libc::EPOLLOUT) as u32, true, WAKER);
         let (alarms, woken, settled) = (Alarms::new(), AtomicBool::new(false), Word::new(0));
-        let (set, mark) = (ManuallyDrop::new(Mutex::new(set)), Mark::new()?);
-        Ok(Backend { set, mark, waker, alarms, woken, settled })
+        let (ring, mark) = (set.ring.fd(), Mark::new()?);
+        let set = ManuallyDrop::new(Mutex::new(set));
+        Ok(Backend { set, ring, mark, waker, alarms, woken, settled })
     }
 
     // ---- the set (out of line all of it, as `wait` is: else epoll's way beside it pays for their registers)
@@ -396,7 +400,7 @@ impl Backend {
         }
         let file = identify(fd)?;
         self.change(|set| {
-            self.refuse_own(set, fd)?;
+            self.refuse_own(fd)?;
             // Another file: the one that had the number was closed behind our back.
             if set.entry(fd).is_some_and(|e| e.file == file) {
                 return Err(Error::EXIST);
@@ -412,7 +416,7 @@ impl Backend {
         debug_assert!(cookie >= OWN);
         let file = identify(fd)?;
         self.change(|set| {
-            self.refuse_own(set, fd)?;
+            self.refuse_own(fd)?;
             set.entry(fd).filter(|e| e.file == file).ok_or(Error::NOENT)?;
             set.arm(fd, file, poll_bits(interest) as u32, trigger == Trigger::Edge, cookie);
             Ok(())
@@ -423,7 +427,7 @@ impl Backend {
     pub fn remove(&self, fd: i32) -> Result<()> {
         self.change(|set| match set.entry(fd) {
             Some(_) => {
-                self.refuse_own(set, fd)?;
+                self.refuse_own(fd)?;
                 set.disarm(fd);
                 Ok(())
             }
@@ -434,8 +438,8 @@ impl Backend {
     }
 
     /// A number that was closed behind our back may be one of our own fds by now: that entry is not the user's.
-    fn refuse_own(&self, set: &Set, fd: i32) -> Result<()> {
-        if fd == self.waker.0 || fd == set.ring.fd() || self.alarms.have(fd) { Err(Error::BADF) } else { Ok(()) }
+    fn refuse_own(&self, fd: i32) -> Result<()> {
+        if fd == self.waker.0 || fd == self.ring || self.alarms.have(fd) { Err(Error::BADF) } else { Ok(()) }
     }
 
     fn change(&self, edit: impl FnOnce(&mut Set) -> Result<()>) -> Result<()> {
@@ -665,7 +669,9 @@ impl Drop for Backend {
     fn drop(&mut self) {
         let forked = self.mark.is_forked();
         if forked && self.set.try_lock().is_none() {
-            return; // a thread of the parent was changing it: the ring's number may be another file's by now
+            // A thread of the parent was changing it: it may be torn, and is leaked.
+            drop(Fd(self.ring));
+            return;
         }
         let set = self.set.get_mut();
         if set.owner == this_thread() && !forked {
