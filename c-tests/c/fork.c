@@ -1,6 +1,6 @@
 /* fork: the child is refused until it says so, takes over what it wants, and never touches the parent's kernel set. */
 #define _GNU_SOURCE
-#include "check.h"
+#include "every_call.h"
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -123,57 +123,6 @@ static void stop_traffic(traffic *t)
 
 /* ---- refused until told ---- */
 
-enum { CALLS = 32 };
-
-/* Every function that takes a manager, with arguments that would do. */
-static int32_t call(int number, bell_t *bell, bell_handle h)
-{
-    static bell_event event;
-    static bell_slot *slot;
-    static int64_t deadline;
-    static bell_handle out;
-    static int32_t status;
-    static uint64_t ticket;
-    bell_target target = to_slot();
-    bell_fd_spec spec = fd_spec(0, BELL_READ, BELL_ONESHOT, target);
-    bell_timeout_spec timeout = timeout_spec(0, target);
-    bell_counters counters = {.size = sizeof counters};
-    switch (number) {
-    case 0: return bell_poll(bell, 0, &event, 1, 0);
-    case 1: return bell_wake(bell, 0);
-    case 2: return bell_next_deadline(bell, 0, &deadline);
-    case 3: return bell_pollable_fd(bell, 0);
-    case 4: return bell_register_fd(bell, &spec, &out);
-    case 5: return bell_register_fd_batch(bell, &spec, 1, &out, &status);
-    case 6: return bell_modify(bell, h, BELL_READ, BELL_ONESHOT);
-    case 7: return bell_rearm(bell, h, NULL, BELL_NEVER);
-    case 8: return bell_rearm_batch(bell, &h, 1, &status);
-    case 9: return bell_retarget(bell, h, &target);
-    case 10: return bell_unregister(bell, h, 0);
-    case 11: return bell_unregister_batch(bell, &h, 1, 0, &status);
-    case 12: return bell_close_begin(bell, 1000, &ticket);
-    case 13: return bell_close_end(bell, 1000, 1);
-    case 14: return bell_close_fd(bell, 1000);
-    case 15: return bell_slot_map(bell, h, &slot);
-    case 16: return bell_slot_consume(bell, h, BELL_READ);
-    case 17: return bell_slot_wait(bell, h, BELL_READ, 0, 0);
-    case 18: return bell_queue_create(bell, 0, NULL, &out);
-    case 19: return bell_queue_drain(bell, h, &event, 1);
-    case 20: return bell_queue_wait(bell, h, &event, 1, 0);
-    case 21: return bell_queue_fd(bell, h);
-    case 22: return bell_queue_destroy(bell, h, 0);
-    case 23: return bell_register_timeout(bell, &timeout, &out);
-    case 24: return bell_update_timeout(bell, h, 1);
-    case 25: return bell_timeout_get(bell, h, &deadline);
-    case 26: return bell_register_user(bell, 0, &target, 0, &out);
-    case 27: return bell_post(bell, h, 1);
-    case 28: return bell_stats(bell, 0, &counters);
-    case 29: return bell_verify(bell);
-    case 30: return bell_dump(bell, 2);
-    default: return bell_before_fork(bell);
-    }
-}
-
 typedef struct family {
     bell_t *bell;
     bell_handle handle, timeout, user, queue;
@@ -187,8 +136,8 @@ typedef struct family {
 static void every_call_is_refused(void *argument)
 {
     family *f = argument;
-    for (int i = 0; i < CALLS; i++) {
-        int32_t r = call(i, f->bell, f->handle);
+    for (int i = 0; i < CALLS_THAT_USE; i++) {
+        int32_t r = every_call(i, f->bell, f->handle);
         if (r != BELL_E_FORKED)
             fprintf(stderr, "  call %d\n", i);
         CHECK_EQ(r, BELL_E_FORKED);

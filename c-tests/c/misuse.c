@@ -1,6 +1,6 @@
 /* Every documented error of every function, provoked; after each, nothing has changed. */
 #define _GNU_SOURCE
-#include "check.h"
+#include "every_call.h"
 
 /* ---- nothing has changed ---- */
 
@@ -91,64 +91,10 @@ static void close_things(things *t)
 
 /* ---- what is not a manager ---- */
 
-enum { CALLS = 35 };
-
-/* Every function that takes a manager, with arguments that would do. */
-static int32_t call(int number, bell_t *bell)
-{
-    bell_event event;
-    bell_slot *slot;
-    int64_t deadline;
-    bell_handle h = (1ULL << 58) | 1, out;
-    int32_t status;
-    uint64_t ticket;
-    bell_target target = to_slot();
-    bell_fd_spec spec = fd_spec(0, BELL_READ, BELL_ONESHOT, target);
-    bell_timeout_spec timeout = timeout_spec(0, target);
-    bell_counters counters = {.size = sizeof counters};
-    switch (number) {
-    case 0: return bell_poll(bell, 0, &event, 1, 0);
-    case 1: return bell_wake(bell, 0);
-    case 2: return bell_next_deadline(bell, 0, &deadline);
-    case 3: return bell_pollable_fd(bell, 0);
-    case 4: return bell_register_fd(bell, &spec, &out);
-    case 5: return bell_register_fd_batch(bell, &spec, 1, &out, &status);
-    case 6: return bell_modify(bell, h, BELL_READ, BELL_ONESHOT);
-    case 7: return bell_rearm(bell, h, NULL, BELL_NEVER);
-    case 8: return bell_rearm_batch(bell, &h, 1, &status);
-    case 9: return bell_retarget(bell, h, &target);
-    case 10: return bell_unregister(bell, h, 0);
-    case 11: return bell_unregister_batch(bell, &h, 1, 0, &status);
-    case 12: return bell_close_begin(bell, 1000, &ticket);
-    case 13: return bell_close_end(bell, 1000, 1);
-    case 14: return bell_close_fd(bell, 1000);
-    case 15: return bell_slot_map(bell, h, &slot);
-    case 16: return bell_slot_consume(bell, h, BELL_READ);
-    case 17: return bell_slot_wait(bell, h, BELL_READ, BELL_NEVER, 0);
-    case 18: return bell_queue_create(bell, 0, NULL, &out);
-    case 19: return bell_queue_drain(bell, h, &event, 1);
-    case 20: return bell_queue_wait(bell, h, &event, 1, BELL_NEVER);
-    case 21: return bell_queue_fd(bell, h);
-    case 22: return bell_queue_destroy(bell, h, 0);
-    case 23: return bell_register_timeout(bell, &timeout, &out);
-    case 24: return bell_update_timeout(bell, h, 1);
-    case 25: return bell_timeout_get(bell, h, &deadline);
-    case 26: return bell_register_user(bell, 0, &target, 0, &out);
-    case 27: return bell_post(bell, h, 1);
-    case 28: return bell_stats(bell, 0, &counters);
-    case 29: return bell_verify(bell);
-    case 30: return bell_dump(bell, 2);
-    case 31: return bell_before_fork(bell);
-    case 32: return bell_after_fork_parent(bell);
-    case 33: return bell_after_fork_child(bell, 0);
-    default: return bell_destroy(bell, BELL_FORCE);
-    }
-}
-
 static void is_no_manager(bell_t *bell)
 {
-    for (int i = 0; i < CALLS; i++) {
-        int32_t r = call(i, bell);
+    for (int i = 0; i < ALL_CALLS; i++) {
+        int32_t r = every_call(i, bell, 1ULL << 58 | 1);
         if (r != BELL_E_STALE)
             fprintf(stderr, "  call %d of %p\n", i, (void *)bell);
         CHECK_EQ(r, BELL_E_STALE);
@@ -177,7 +123,7 @@ static void *call_until_it_is_gone(void *argument)
             /* Not those that write to stderr, fork or destroy; nor those that a stale handle makes look the same. */
             static const int some[] = {0, 1, 2, 4, 5, 12, 18, 23, 26, 28, 29};
             c->seed = c->seed * 1664525 + 1013904223;
-            r = call(some[(c->seed >> 16) % (sizeof some / sizeof *some)], bell);
+            r = every_call(some[(c->seed >> 16) % (sizeof some / sizeof *some)], bell, 1ULL << 58 | 1);
             add(c->calls, 1);
         }
     }
