@@ -128,10 +128,13 @@ fn watched(st: &State, fds: &FdTable, shard: &Shard, fd: i32) -> Option<u32> {
 
 /// A silent entry keeps the cookie of whoever was first when it was told: arming replaces it.
 fn is_entry_of(st: &State, index: u32, entry: &Registered) -> bool {
-    let kernel = st.reg.fds.at(index).value.kernel;
-    entry.cookie == st.reg.fd_handle(index).0
-        || kernel == Kernel::Disarmed && entry.interest.is_empty()
-        || kernel == Kernel::Unsure
+    let silent = match st.reg.fds.at(index).value.kernel {
+        Kernel::Disarmed => entry.interest.is_empty(),
+        // Not an edge: that is the ghost of another file under this number.
+        Kernel::Unsure => entry.trigger == Trigger::Oneshot,
+        _ => false,
+    };
+    silent || entry.cookie == st.reg.fd_handle(index).0
 }
 
 fn compare(entry: &Registered, fd: &Fd, report: &mut Report) {

@@ -1943,6 +1943,7 @@ fn retarget(rng: &mut Rng) {
             }
             p().reg(i).aim = Aim::Slot(slot.expose_provenance());
             p().reg(i).mark = p().count(p().reg(i));
+            p().reg(i).sure &= p().alone(); // others may have driven meanwhile
         }
         let (chaos, result) = (p().config.chaos, r);
         // News that lay unseen is told to the new target: what is armed is not certain.
@@ -2436,7 +2437,9 @@ fn misuse(rng: &mut Rng) {
         1 => rng.next() >> 2,
         _ => {
             let all = p().live().collect::<Vec<_>>();
-            if all.is_empty() { 7 } else { p().reg(rng.pick(&all)).handle ^ 1 << rng.below(62) }
+            // One bit off may be what another thread is just being given.
+            let none = all.is_empty() || !p().alone();
+            if none { 7 } else { p().reg(rng.pick(&all)).handle ^ 1 << rng.below(62) }
         }
     };
     if p().handles.contains(&handle) {
