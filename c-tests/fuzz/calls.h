@@ -388,8 +388,11 @@ static void check_answer(thing *t, int32_t r, uint32_t flags)
         either |= !cancelled && is_listed(&t->to);
     } else
         either |= t->armed == MAYBE;
-    if (t->to.kind == BELL_TARGET_MVAR && is_exact(t)) {
-        either = 0; /* armed or not: whose StablePtr is it? */
+    if (t->to.kind == BELL_TARGET_MVAR && !loose) {
+        /* Armed or not, and closed behind the library's back or not: whose StablePtr is it? One of this batch may have
+         * told that the fd is gone. */
+        t->to.spent = load(&puts_of[t->to.at]) != 0;
+        either = 0;
         cancelled = !t->to.spent;
     }
     cover("bell_unregister", r, (uint32_t)t->kind << 8 | t->mode | (uint32_t)t->closed << 4 | flags << 5, t->to.kind);
