@@ -296,6 +296,9 @@ impl Shard {
             st = self.flush(all, st, batch);
         }
         st.reap(env, out!());
+        if std::mem::take(&mut st.released) {
+            self.backend.settle(false); // before the news of it is out
+        }
         if st.ghost_events >= GHOST_EVENTS {
             self.rebuild(&mut st, env, out!());
         }
@@ -437,6 +440,7 @@ impl Shard {
                 st.fill(&mut sink);
                 st.reap(self.env(&all.fds), &mut Out { batch: &mut batch, sink: None, from: None });
                 self.finish(all, st, &mut batch);
+                self.backend.settle(true);
                 return Ok(sink.n as i32);
             }
             st.poll_wanted += 1;

@@ -105,6 +105,8 @@ pub struct State {
     pub nested: bool,
     /// The driver must be woken when the lock is released.
     pub rouse: bool,
+    /// A registration of an fd has released itself since the driver looked: whoever knows may close the fd.
+    pub released: bool,
     /// Threads inside blocking calls.
     pub inside: u32,
     pub closing: bool,
@@ -151,6 +153,7 @@ impl State {
             alarms: [NEVER; 3],
             nested: false,
             rouse: false,
+            released: false,
             inside: 0,
             closing: false,
             user_woken: false,
@@ -407,6 +410,7 @@ impl State {
         if release {
             self.rouse_slot(&self.reg.fds.at(index).value.target, out);
             self.free_fd(env, index, out);
+            self.released = true;
         }
     }
 
@@ -715,6 +719,7 @@ impl State {
     pub fn release(&mut self, env: Env, handle: Handle, out: &mut Out) {
         if let (true, Some(index)) = (handle.is(Kind::Fd), self.reg.fds.find(handle)) {
             self.free_fd(env, index, out);
+            self.released = true;
         } else if let (true, Some(index)) = (handle.is(Kind::Timeout), self.reg.timeouts.find(handle)) {
             self.free_timeout(index);
         }

@@ -173,6 +173,68 @@ static void museum_013_a_closed_file_is_closed_when_the_call_returns(void)
     check_clean(bell);
 }
 
+/* By its deadline, which leaves the kernel's poll standing; the news is told straight, waits in a list, or is written. */
+static void a_registration_that_releases_itself_lets_go_of_its_file(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    bell_handle queue = make_queue(bell, NULL);
+    for (int way = 0; way < 5; way++) {
+        static uint32_t words[2];
+        int fds[2];
+        bell_handle h;
+        bell_event e;
+        make_sockets(fds);
+        bell_fd_spec spec = fd_spec(fds[0], BELL_PRI, BELL_ONESHOT,
+                                    way < 2 ? to_poll() : way < 4 ? to_queue(queue) : to_futex(&words[0]));
+        spec.flags = BELL_FD_DEADLINE | BELL_AUTO_RELEASE;
+        spec.deadline_ns = BELL_NEVER;
+        CHECK_EQ(bell_register_fd(bell, &spec, &h), 0);
+        turn(bell);
+        CHECK_EQ(bell_update_timeout(bell, h, 0), 0);
+        switch (way) {
+        case 0: /* straight to the array */
+            CHECK_EQ(next_event(bell).ready, BELL_TIMEOUT);
+            break;
+        case 1: /* taken from the list */
+            CHECK_EQ(bell_poll(bell, 0, NULL, 0, 0), 0);
+            CHECK_EQ(bell_poll(bell, 0, &e, 1, 0), 1);
+            break;
+        case 2:
+            turn(bell);
+            CHECK_EQ(bell_queue_drain(bell, queue, &e, 1), 1);
+            break;
+        case 3:
+            CHECK_EQ(bell_queue_wait(bell, queue, &e, 1, now_ns() + PATIENCE), 1);
+            break;
+        default:
+            turn(bell);
+            CHECK_EQ(bell_slot_take(&words[0]), BELL_TIMEOUT);
+        }
+        CHECK_EQ(bell_unregister(bell, h, 0), BELL_E_STALE);
+        CHECK_EQ(close(fds[0]), 0);
+        CHECK(has_ended(fds[1]));
+        CHECK_EQ(close(fds[1]), 0);
+    }
+    /* Told again, to another target, which nobody needs to look at. */
+    int fds[2];
+    bell_handle h;
+    static uint32_t word;
+    make_sockets(fds);
+    bell_fd_spec spec = fd_spec(fds[0], BELL_PRI, BELL_ONESHOT, to_queue(queue));
+    spec.flags = BELL_FD_DEADLINE | BELL_AUTO_RELEASE;
+    spec.deadline_ns = now_ns();
+    CHECK_EQ(bell_register_fd(bell, &spec, &h), 0);
+    turn(bell);
+    bell_target other = to_futex(&word);
+    CHECK_EQ(bell_retarget(bell, h, &other), BELL_CANCELLED);
+    CHECK_EQ(bell_slot_take(&word), BELL_TIMEOUT);
+    CHECK_EQ(close(fds[0]), 0);
+    CHECK(has_ended(fds[1]));
+    CHECK_EQ(close(fds[1]), 0);
+    CHECK_OK(bell_queue_destroy(bell, queue, 0));
+    check_clean(bell);
+}
+
 typedef struct traffic {
     bell_t *bell;
     uint32_t stop, told, threaded;
@@ -358,6 +420,7 @@ int main(void)
     RUN(nothing_is_lost_when_the_driver_changes);
     RUN(waiters_drive_in_turn);
     RUN(museum_013_a_closed_file_is_closed_when_the_call_returns);
+    RUN(a_registration_that_releases_itself_lets_go_of_its_file);
     RUN(other_threads_register_unregister_and_close_in_traffic);
     RUN(more_is_told_at_once_than_the_queue_holds);
     RUN(a_child_takes_over_and_the_parent_goes_on);

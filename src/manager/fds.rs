@@ -220,7 +220,7 @@ impl Manager {
             return Ok(if matches!(old, Target::None) { BELL_FIRED } else { BELL_CANCELLED as i32 });
         }
         self.check_target(&target)?;
-        self.on(handle, |st, env, out| match handle.kind() {
+        let told = self.on(handle, |st, env, out| match handle.kind() {
             Some(Kind::Fd) => {
                 let index = find_fd(st, handle)?;
                 let fd = &st.reg.fds.at(index).value;
@@ -259,7 +259,9 @@ impl Manager {
                 self.repost(st, handle, index);
                 Ok(if live { BELL_CANCELLED as i32 } else { BELL_FIRED })
             }
-        })
+        })?;
+        self.settle(handle.0); // it may have released itself
+        Ok(told)
     }
 
     pub fn unregister(&self, handle: u64, sync: bool) -> Result<i32> {

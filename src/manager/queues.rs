@@ -113,6 +113,7 @@ impl Manager {
                 st.release(env, handle, out);
                 Ok(())
             });
+            self.settle(handle.0);
         }
     }
 
