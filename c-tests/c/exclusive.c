@@ -248,6 +248,29 @@ static void does_close_fd_tell_both_shards(void)
     }
 }
 
+/* The kernel tells an edge once, and must not be asked again about such an fd. */
+static void is_unseen_news_kept_when_it_is_armed_with_another_target(void)
+{
+    if (!has_feature(BELL_FEATURE_EXCLUSIVE))
+        return;
+    bell_t *bell = make_bell(1, 0);
+    int fd = make_eventfd();
+    uint32_t word = 0;
+    bell_target other = to_futex(&word);
+    bell_fd_spec spec = exclusive_spec(fd, 0);
+    bell_handle h;
+    spec.flags |= BELL_FD_DEADLINE;
+    spec.deadline_ns = 0;
+    CHECK_EQ(bell_register_fd(bell, &spec, &h), 0);
+    CHECK_EQ(eventfd_write(fd, 1), 0);
+    CHECK_EQ(bell_poll(bell, 0, NULL, 0, 0), 0); /* there is no room for the news, which waits */
+    CHECK_EQ(bell_rearm(bell, h, &other, BELL_NEVER), 0);
+    CHECK_EQ(bell_slot_take(&word), BELL_READ);
+    CHECK_EQ(bell_unregister(bell, h, 0), BELL_CANCELLED);
+    CHECK_EQ(close(fd), 0);
+    check_clean(bell);
+}
+
 static void is_exclusive_refused_where_it_cannot_be_done(void)
 {
     if (has_feature(BELL_FEATURE_EXCLUSIVE))
@@ -270,6 +293,7 @@ int main(void)
     RUN(are_exclusive_and_ordinary_registrations_of_one_fd_refused);
     RUN(does_exclusive_take_edge_and_a_shard_by_number_only);
     RUN(does_close_fd_tell_both_shards);
+    RUN(is_unseen_news_kept_when_it_is_armed_with_another_target);
     RUN(is_exclusive_refused_where_it_cannot_be_done);
     return 0;
 }

@@ -3,7 +3,7 @@ use super::Manager;
 use crate::abi::{BELL_CANCELLED, BELL_FIRED};
 use crate::backend::{Backend, Trigger};
 use crate::error::{Error, Result};
-use crate::event::{Handle, Interest, Kind, Mode, NEVER};
+use crate::event::{Handle, Interest, Kind, Mode, NEVER, Ready};
 use crate::fd_table::{Acquired, Owner};
 use crate::libc;
 use crate::registry::*;
@@ -534,8 +534,17 @@ fn rearm_fd(
         return Err(e);
     }
     if let Some(new) = bound {
-        let old = std::mem::replace(&mut st.reg.fds.at_mut(index).value.target, new);
-        st.unbind(old, out);
+        let fd = &mut st.reg.fds.at_mut(index).value;
+        let exclusive = fd.is(EXCLUSIVE);
+        let old = std::mem::replace(&mut fd.target, new);
+        match st.unbind(old, out) {
+            // The kernel does not look again, and would not tell twice. (A deadline that has passed is replaced.)
+            Left::News { ready, status, data } if exclusive && !(ready & !Ready::TIMEOUT).is_empty() => {
+                let left = Left::News { ready: ready & !Ready::TIMEOUT, status, data };
+                st.tell_left(env, handle, left, out)?;
+            }
+            _ => {}
+        }
     }
     Ok(0)
 }
