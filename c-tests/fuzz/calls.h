@@ -47,7 +47,7 @@ static void do_register_fd(void)
     if (t->flags & BELL_FD_EXCLUSIVE) {
         if (t->mode != BELL_EDGE || spec.shard >= shards)
             or_else(&wrong, -EINVAL);
-        if (!(features & BELL_FEATURE_EXCLUSIVE))
+        if (!(features & BELL_FEATURE_EXCLUSIVE) || io_uring)
             or_else(&wrong, BELL_E_UNSUPPORTED);
         if (ordinary || here)
             or_else(&wrong, BELL_E_BUSY);
@@ -448,7 +448,7 @@ static void do_unregister(void)
 
 static void do_batch(void)
 {
-    bell_handle handles[3];
+    bell_handle handles[3] = {0};
     thing *of[3];
     int32_t status[3] = {99, 99, 99}, good = 0, r;
     uint32_t n = step[4] % 4, flags = step[5] / 128;
@@ -831,6 +831,7 @@ static void do_world(void)
                     w->ghostly = 1;
             close(number(s));
             w->open = w->is_event = w->file = 0;
+            is_let_go(s);
             break;
         default:
             break;
@@ -867,6 +868,7 @@ static void do_close(void)
         if (w->open && step[2] % 4 == 1) {
             close(number(s));
             w->open = w->is_event = w->file = 0;
+            is_let_go(s);
             look_at_world();
         }
         r = bell_close_end(bell, number(s), w->ticket);
@@ -885,6 +887,7 @@ static void do_close(void)
             return;
         is_closed(s);
         w->open = w->is_event = w->file = 0;
+        is_let_go(s);
     } else {
         r = bell_close_begin(bell, number(s), &ticket);
         say("bell_close_begin(bell, %d, &ticket) = %d", number(s), r);
@@ -1040,7 +1043,7 @@ static void do_look(void)
     case 2: {
         int32_t r = bell_pollable_fd(bell, shard);
         say("bell_pollable_fd(bell, %u) = %d", shard, r);
-        if (threads || !(features & BELL_FEATURE_POLLABLE))
+        if (threads || io_uring || !(features & BELL_FEATURE_POLLABLE))
             MUST("bell_pollable_fd", r, BELL_E_UNSUPPORTED);
         else if (r < 0)
             fail("bell_pollable_fd failed with %d", r);

@@ -5,6 +5,7 @@
  *     fuzz --seconds S          programs drawn for S seconds
  *     fuzz --corpus FOLDER N    of N programs, those that together reach most are written to FOLDER: at most 96
  *     fuzz --show FILE          replays one file and prints its calls
+ *     fuzz --io-uring ...       the same with io_uring; ends with 77 if there is none
  *
  * A program is two bytes that choose the manager, then six bytes for each call: which, and what with. So every string
  * is a program, and one that fails is shrunk by leaving calls out. Programs run in a forked worker: whatever ends it
@@ -119,9 +120,11 @@ static void run_program(const uint8_t *bytes, size_t size)
     one_event = bytes[0] % 32 < 4;
     config.max_events = (uint32_t)one_event;
     config.ghc = &ghc;
+    config.flags = io_uring ? BELL_IO_URING : 0;
     int32_t r = bell_create(&config, &bell);
-    say("bell_create({shards %u, threads %u, max_events %u}, &bell) = %d%s", shards, config.threads,
-        config.max_events, r, loose && !threads ? " /* and a thread that polls shard 0 */" : "");
+    say("bell_create({shards %u, threads %u, max_events %u%s}, &bell) = %d%s", shards, config.threads,
+        config.max_events, io_uring ? ", flags BELL_IO_URING" : "", r,
+        loose && !threads ? " /* and a thread that polls shard 0 */" : "");
     MUST("bell_create", r, 0);
     stop_helper = 0;
     if (loose && !threads && pthread_create(&thread, NULL, helper, NULL) != 0)
@@ -461,6 +464,16 @@ static void make_corpus(const char *folder, uint64_t n)
     printf("fuzz: %d programs written\n", written);
 }
 
+static int has_io_uring(void)
+{
+    bell_config config;
+    bell_t *with;
+    bell_config_init(&config, sizeof config);
+    config.flags = BELL_IO_URING;
+    return bell_features(&features) == 0 && features & BELL_FEATURE_IO_URING && bell_create(&config, &with) == 0 &&
+           bell_destroy(with, 0) == 0;
+}
+
 int main(int argc, char **argv)
 {
     common = mmap(NULL, sizeof *common, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -477,6 +490,11 @@ int main(int argc, char **argv)
         } else if (!strcmp(argv[i], "--corpus") && i + 2 < argc) {
             make_corpus(argv[i + 1], strtoull(argv[i + 2], NULL, 0));
             i += 2;
+            continue;
+        } else if (!strcmp(argv[i], "--io-uring")) {
+            if (!has_io_uring())
+                return puts("fuzz: skipped: no io_uring here"), 77;
+            io_uring = 1;
             continue;
         } else if (!strcmp(argv[i], "--show") && i + 1 < argc) {
             verbose = 1;
