@@ -399,10 +399,7 @@ impl State {
         let spent_deadline = fd.mode == Mode::Oneshot && fd.pos != UNARMED;
         let release = fd.is(RELEASE) && !is_listed(&fd.target);
         let interest = fd.interest;
-        // Told by somebody else than the driver: `bell_poll`, or a waiter that drives, sleeps in the kernel.
-        self.rouse |= out.from.is_none()
-            && self.driver.is_none()
-            && matches!(fd.target, Target::Poll { .. } | Target::Slot { .. });
+        self.rouse |= out.from.is_none() && rouses(&fd.target, self.driver.is_none(), self.nested);
         deliver(&mut fd.target, &news, interest, &self.reg.slots, &mut self.reg.poll, &mut self.counters, out);
         if spent_deadline {
             self.cancel_deadline(index);
@@ -676,7 +673,7 @@ impl State {
         };
         let news = News { handle, user_data, ready, status, data, add: handle.is(Kind::Timeout), after };
         let release = release && !is_listed(target);
-        self.rouse |= self.driver.is_none() && matches!(target, Target::Poll { .. } | Target::Slot { .. });
+        self.rouse |= rouses(target, self.driver.is_none(), self.nested);
         deliver(target, &news, interest, &self.reg.slots, &mut self.reg.poll, &mut self.counters, out);
         if release {
             self.release(env, handle, out);
@@ -1043,6 +1040,16 @@ fn straight(
         n += 1;
     }
     n
+}
+
+/// Told by somebody else than the driver: does that sleep in the kernel (`bell_poll`, or a waiter that drives), or beside
+/// the pollable fd, and want to know?
+fn rouses(target: &Target, driven: bool, nested: bool) -> bool {
+    match target {
+        Target::Poll { .. } => driven || nested,
+        Target::Slot { .. } => driven,
+        _ => false,
+    }
 }
 
 fn is_listed(target: &Target) -> bool {

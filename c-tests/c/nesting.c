@@ -211,6 +211,44 @@ static void is_it_readable_for_posts_and_wakes(void)
     check_clean(bell);
 }
 
+/* What another call than the turn puts into the list of `bell_poll`. */
+static void is_it_readable_for_a_close_and_for_news_of_an_old_target(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    int outer = pollable(bell);
+    for (int way = 0; way < 2; way++) {
+        int source = make_eventfd();
+        uint64_t ticket;
+        bell_handle h = watch(bell, source, BELL_READ, BELL_EDGE, to_poll());
+        CHECK_EQ(readable(outer), 0);
+        if (way)
+            CHECK_EQ(bell_close_fd(bell, source), 0);
+        else {
+            CHECK_EQ(bell_close_begin(bell, source, &ticket), 0);
+            CHECK_EQ(close(source), 0);
+            CHECK_EQ(bell_close_end(bell, source, ticket), 0);
+        }
+        CHECK_EQ(readable(outer), 1);
+        CHECK_EQ(turn_finds_one(bell).ready, BELL_CLOSED);
+        CHECK_EQ(readable(outer), 0);
+        CHECK_EQ(bell_unregister(bell, h, 0), BELL_FIRED);
+    }
+    bell_handle queue = make_queue(bell, NULL);
+    int source = make_eventfd();
+    bell_target poll_target = to_poll();
+    bell_handle h = watch(bell, source, BELL_READ, BELL_EDGE, to_queue(queue));
+    CHECK_EQ(eventfd_write(source, 1), 0);
+    turn(bell);
+    CHECK_EQ(readable(outer), 0);
+    CHECK_EQ(bell_retarget(bell, h, &poll_target), BELL_CANCELLED);
+    CHECK_EQ(readable(outer), 1);
+    CHECK_EQ(turn_finds_one(bell).ready, BELL_READ);
+    CHECK_EQ(bell_unregister(bell, h, 0), BELL_CANCELLED);
+    CHECK_OK(bell_queue_destroy(bell, queue, 0));
+    CHECK_EQ(close(source), 0);
+    check_clean(bell);
+}
+
 static void is_it_readable_while_news_is_left_over(void)
 {
     enum { MANY = 20 };
@@ -562,6 +600,7 @@ int main(void)
     RUN(is_it_readable_for_a_timeout_that_was_there_before_it);
     RUN(does_it_follow_a_deadline_that_moves);
     RUN(is_it_readable_for_posts_and_wakes);
+    RUN(is_it_readable_for_a_close_and_for_news_of_an_old_target);
     RUN(is_it_readable_while_news_is_left_over);
     RUN(does_it_work_inside_epoll);
     RUN(does_it_work_inside_edge_triggered_epoll);
