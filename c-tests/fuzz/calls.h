@@ -5,16 +5,14 @@
 
 #include "model.h"
 
-static void do_register_fd(void)
+/* One registration of an fd: what is asked, what may be answered. NULL: there is no place for more. */
+static thing *prepare_fd(bell_fd_spec *spec, binding *b, codes *wrong)
 {
     static const uint8_t interests[] = {1, 1, 1, 2, 3, 1, 9, 2, 3, 4, 8, 15, 1, 3, 1, 2};
     static const uint8_t modes[] = {BELL_ONESHOT, BELL_ONESHOT, BELL_EDGE, BELL_LEVEL};
     thing *t = new_thing(FD);
-    codes wrong = {0};
-    binding b;
-    bell_handle handle = 77;
     if (!t)
-        return;
+        return NULL;
     t->spot = step[1] % SPOTS;
     t->interest = t->asked = interests[step[2] % 16];
     t->mode = modes[step[2] / 16 % 4];
@@ -25,11 +23,11 @@ static void do_register_fd(void)
         t->flags &= ~(uint32_t)BELL_AUTO_RELEASE;
     if (t->mode != BELL_EDGE && step[5] % 8)
         t->flags &= ~(uint32_t)BELL_FD_EXCLUSIVE;
-    bell_fd_spec spec = {.size = sizeof spec, .fd = number(t->spot), .interest = t->interest, .mode = t->mode,
-                         .flags = t->flags, .shard = pick_shard(step[5]), .user_data = (uint64_t)things_made,
-                         .target = pick_target(step[3], &b)};
+    *spec = (bell_fd_spec){.size = sizeof *spec, .fd = number(t->spot), .interest = t->interest, .mode = t->mode,
+                           .flags = t->flags, .shard = pick_shard(step[5]), .user_data = (uint64_t)things_made,
+                           .target = pick_target(step[3], b)};
     if (t->flags & BELL_FD_DEADLINE)
-        spec.deadline_ns = pick_time(step[5] / 8, BELL_CLOCK_MONOTONIC);
+        spec->deadline_ns = pick_time(step[5] / 8, BELL_CLOCK_MONOTONIC);
     spot *s = &world[t->spot];
     int ordinary = 0, exclusive = 0, here = 0, leaving = 0;
     for (thing *o = things; o < things + things_made; o++)
@@ -39,45 +37,113 @@ static void do_register_fd(void)
             leaving |= loose && o->flags & BELL_AUTO_RELEASE;
             exclusive += is;
             ordinary += !is;
-            here += is && (o->handle >> 50 & 255) == spec.shard;
+            here += is && (o->handle >> 50 & 255) == spec->shard;
         }
-    judge(&wrong, t->mode, b.kind);
-    if (!is_shard(spec.shard) || (t->flags & BELL_AUTO_RELEASE && t->mode != BELL_ONESHOT))
-        or_else(&wrong, -EINVAL);
+    judge(wrong, t->mode, b->kind);
+    if (!is_shard(spec->shard) || (t->flags & BELL_AUTO_RELEASE && t->mode != BELL_ONESHOT))
+        or_else(wrong, -EINVAL);
     if (t->flags & BELL_FD_EXCLUSIVE) {
-        if (t->mode != BELL_EDGE || spec.shard >= shards)
-            or_else(&wrong, -EINVAL);
+        if (t->mode != BELL_EDGE || spec->shard >= shards)
+            or_else(wrong, -EINVAL);
         if (!(features & BELL_FEATURE_EXCLUSIVE) || io_uring)
-            or_else(&wrong, BELL_E_UNSUPPORTED);
+            or_else(wrong, BELL_E_UNSUPPORTED);
         if (ordinary || here)
-            or_else(&wrong, BELL_E_BUSY);
+            or_else(wrong, BELL_E_BUSY);
         if (t->interest & BELL_PRI)
-            or_else(&wrong, -EINVAL); /* epoll's EPOLLEXCLUSIVE */
+            or_else(wrong, -EINVAL); /* epoll's EPOLLEXCLUSIVE */
     } else if (exclusive)
-        or_else(&wrong, BELL_E_BUSY);
-    if (leaving && wrong.n == 1 && wrong.code[0] == BELL_E_BUSY)
-        or_else(&wrong, 0);
+        or_else(wrong, BELL_E_BUSY);
+    if (leaving && wrong->n == 1 && wrong->code[0] == BELL_E_BUSY)
+        or_else(wrong, 0);
     if (!s->open)
-        or_else(&wrong, -EBADF);
+        or_else(wrong, -EBADF);
     if (s->closing)
-        or_else(&wrong, BELL_E_CLOSED);
+        or_else(wrong, BELL_E_CLOSED);
     if (s->file && s->open && !(t->flags & BELL_FD_ALWAYS_READY && !(t->flags & BELL_FD_EXCLUSIVE)))
-        or_else(&wrong, -EPERM);
+        or_else(wrong, -EPERM);
     if (s->ghostly)
-        wrong = *CODES(0, -EBADF, -EINVAL, -EPERM, -ENOENT, BELL_E_CLOSED, BELL_E_BUSY, BELL_E_UNSUPPORTED);
-    take_resource(&b);
+        *wrong = *CODES(0, -EBADF, -EINVAL, -EPERM, -ENOENT, BELL_E_CLOSED, BELL_E_BUSY, BELL_E_UNSUPPORTED);
+    take_resource(b);
     /* In the list before the call: a second thread may have its event before it returns. */
     t->truth = s->now;
-    t->due = t->deadline = t->flags & BELL_FD_DEADLINE ? spec.deadline_ns : BELL_NEVER;
+    t->due = t->deadline = t->flags & BELL_FD_DEADLINE ? spec->deadline_ns : BELL_NEVER;
     t->arms = 1;
     t->armed = YES;
     t->dirty = 1;
     things_made++;
+    return t;
+}
+
+static void say_fd(const char *call, const thing *t, const bell_fd_spec *spec, const binding *b, int32_t r)
+{
+    say("%s(bell, {fd %d, interest %#x, mode %u, flags %#x, shard %d, deadline %" PRId64 ", target %s %d}, &h%d) = %d",
+        call, spec->fd, spec->interest, spec->mode, spec->flags, (int)spec->shard, spec->deadline_ns,
+        target_names[b->kind], b->at, index_of(t), r);
+    cover(call, r, t->mode | t->flags << 8, b->kind);
+}
+
+static void is_registered(thing *t, const binding *b, bell_handle handle)
+{
+    if (handle == 0 || handle >> 62 || find_live(handle))
+        fail("bell_register_fd made handle %#" PRIx64, handle);
+    t->handle = handle;
+    t->live = 1;
+    bind_to(t, b);
+}
+
+/* Of different fds, so that what one is answered does not hang on the others. */
+static void do_register_fd_batch(void)
+{
+    enum { MOST = 3 };
+    const uint8_t *whole = step;
+    uint8_t part[STEP];
+    bell_fd_spec specs[MOST];
+    binding b[MOST];
+    codes wrong[MOST] = {0};
+    thing *of[MOST];
+    bell_handle handles[MOST] = {77, 77, 77};
+    int32_t status[MOST] = {99, 99, 99}, good = 0;
+    uint32_t n = 0, wanted = 1 + whole[4] % MOST;
+    while (n < wanted) {
+        for (int i = 0; i < STEP; i++)
+            part[i] = (uint8_t)(whole[i] + n * (i == 1 ? 1 : 7));
+        step = part;
+        of[n] = prepare_fd(&specs[n], &b[n], &wrong[n]);
+        step = whole;
+        if (!of[n])
+            break;
+        n++;
+    }
+    int32_t r = bell_register_fd_batch(bell, specs, n, handles, status);
+    for (uint32_t i = 0; i < n; i++) {
+        say_fd("bell_register_fd_batch", of[i], &specs[i], &b[i], status[i]);
+        good += status[i] == 0;
+        if (!is_accepted("bell_register_fd_batch", status[i], &wrong[i])) {
+            if (handles[i] != 0)
+                fail("bell_register_fd_batch wrote handle %#" PRIx64 " beside an error", handles[i]);
+            unbind_unused(&b[i]);
+            of[i]->kind = 0; /* its place stays empty */
+        } else
+            is_registered(of[i], &b[i], handles[i]);
+    }
+    MUST("bell_register_fd_batch", r, good);
+}
+
+static void do_register_fd(void)
+{
+    bell_fd_spec spec;
+    binding b;
+    codes wrong = {0};
+    bell_handle handle = 77;
+    if (in_batches) {
+        do_register_fd_batch();
+        return;
+    }
+    thing *t = prepare_fd(&spec, &b, &wrong);
+    if (!t)
+        return;
     int32_t r = bell_register_fd(bell, &spec, &handle);
-    say("bell_register_fd(bell, {fd %d, interest %#x, mode %u, flags %#x, shard %d, deadline %" PRId64
-        ", target %s %d}, &h%d) = %d", spec.fd, spec.interest, spec.mode, spec.flags, (int)spec.shard, spec.deadline_ns,
-        target_names[b.kind], b.at, index_of(t), r);
-    cover("bell_register_fd", r, t->mode | t->flags << 8, b.kind);
+    say_fd("bell_register_fd", t, &spec, &b, r);
     if (!is_accepted("bell_register_fd", r, &wrong)) {
         if (handle != 77)
             fail("bell_register_fd failed and wrote the handle");
@@ -85,11 +151,7 @@ static void do_register_fd(void)
         things_made--;
         return;
     }
-    if (handle == 0 || handle >> 62 || find_live(handle))
-        fail("bell_register_fd made handle %#" PRIx64, handle);
-    t->handle = handle;
-    t->live = 1;
-    bind_to(t, &b);
+    is_registered(t, &b, handle);
 }
 
 static void do_register_timeout(void)
@@ -103,11 +165,12 @@ static void do_register_timeout(void)
         return;
     t->clock = step[4] % 4 == 3 && features & BELL_FEATURE_CLOCKS ? step[4] / 4 % 3 : BELL_CLOCK_MONOTONIC;
     t->period = spans[step[2] % 8];
-    t->slack = spans[step[2] / 8 % 8];
+    int64_t slack = spans[step[2] / 8 % 8];
+    t->slack = slack > slack_of_all ? slack : slack_of_all;
     t->flags = step[4] / 16 % 4 == 0 ? BELL_AUTO_RELEASE : 0;
     bell_timeout_spec spec = {.size = sizeof spec, .clock = t->clock, .flags = t->flags, .shard = pick_shard(step[5]),
                               .deadline_ns = pick_time(step[1], t->clock), .period_ns = t->period,
-                              .slack_ns = t->slack, .user_data = (uint64_t)things_made,
+                              .slack_ns = slack, .user_data = (uint64_t)things_made,
                               .target = pick_target(step[3], &b)};
     judge(&wrong, 0, b.kind);
     if (!is_shard(spec.shard) || (t->period && (t->flags || b.kind == BELL_TARGET_MVAR)))
@@ -613,6 +676,7 @@ static void drain(thing *q, uint32_t capacity, int wait)
     bell_event events[EVENTS];
     uint32_t live = 0;
     int32_t r;
+    int told = q->queue_fd && !loose ? is_readable(q->queue_fd) : -1, levels = 0;
     if (wait)
         r = bell_queue_wait(bell, q->handle, events, capacity, step[5] % 2 ? 0 : now_ns(0) + 20000);
     else
@@ -620,7 +684,14 @@ static void drain(thing *q, uint32_t capacity, int wait)
     say("bell_queue_%s(bell, h%d, events, %u) = %d", wait ? "wait" : "drain", index_of(q), capacity, r);
     cover(wait ? "bell_queue_wait" : "bell_queue_drain", r, capacity > 3 ? 3 : capacity, q->to.kind);
     for (thing *t = things; t < things + things_made; t++)
-        live += t->live && t->kind != QUEUE && t->to.kind == BELL_TARGET_QUEUE && t->to.at == index_of(q);
+        if (t->live && t->kind != QUEUE && t->to.kind == BELL_TARGET_QUEUE && t->to.at == index_of(q)) {
+            live++;
+            levels += t->mode == BELL_LEVEL; /* which only drains look at */
+        }
+    if (told == 1 && capacity && r <= 0)
+        fail("the queue's fd is readable, and there is no news");
+    if (told == 0 && !wait && !levels && r > 0)
+        fail("there is news, and the queue's fd was not readable");
     if (r < 0 || (wait && capacity == 0))
         MUST("bell_queue_wait", r, wait ? capacity ? -ETIMEDOUT : -EINVAL : 0);
     if (r == 0 && wait)
@@ -650,8 +721,11 @@ static void do_queue(void)
     case 4:
         r = bell_queue_fd(bell, handle);
         say("bell_queue_fd(bell, h%d) = %d", q ? index_of(q) : -1, r);
-        if (!is_refused("bell_queue_fd", r, q, QUEUE, handle) && r < 0)
-            fail("bell_queue_fd failed with %d", r);
+        if (is_refused("bell_queue_fd", r, q, QUEUE, handle))
+            break;
+        if (r < 0 || (q->queue_fd && r != q->queue_fd))
+            fail("bell_queue_fd gave %d, before it gave %d", r, q->queue_fd);
+        q->queue_fd = r;
         break;
     default:
         r = bell_queue_destroy(bell, handle, step[3] % 2);
@@ -679,6 +753,7 @@ static void do_queue(void)
 static void poll_once(uint32_t shard, uint32_t capacity, int64_t timeout)
 {
     bell_event events[EVENTS];
+    is_idle_turn = !loose && timeout == 0 && pollable[shard] && !is_readable(pollable[shard]);
     int32_t r = bell_poll(bell, shard, events, capacity, timeout);
     say("bell_poll(bell, %u, events, %u, %" PRId64 ") = %d", shard, capacity, timeout, r);
     cover("bell_poll", r, capacity > 3 ? 3 : capacity, timeout > 0);
@@ -692,6 +767,7 @@ static void poll_once(uint32_t shard, uint32_t capacity, int64_t timeout)
         fail("bell_poll wrote %d events for %u places", r, capacity);
     observe();
     take_events(events, r, BELL_TARGET_POLL, 0);
+    is_idle_turn = 0;
 }
 
 static void do_poll(void)
@@ -1045,8 +1121,10 @@ static void do_look(void)
         say("bell_pollable_fd(bell, %u) = %d", shard, r);
         if (threads || io_uring || !(features & BELL_FEATURE_POLLABLE))
             MUST("bell_pollable_fd", r, BELL_E_UNSUPPORTED);
-        else if (r < 0)
-            fail("bell_pollable_fd failed with %d", r);
+        else if (r < 0 || (pollable[shard] && r != pollable[shard]))
+            fail("bell_pollable_fd gave %d, before it gave %d", r, pollable[shard]);
+        else
+            pollable[shard] = r;
         break;
     }
     default:

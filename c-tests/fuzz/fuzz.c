@@ -7,7 +7,7 @@
  *     fuzz --show FILE          replays one file and prints its calls
  *     fuzz --io-uring ...       the same with io_uring; ends with 77 if there is none
  *
- * A program is two bytes that choose the manager, then six bytes for each call: which, and what with. So every string
+ * A program is two bytes that choose the manager (`run_program` says how), then six bytes for each call: which, and what with. So every string
  * is a program, and one that fails is shrunk by leaving calls out. Programs run in a forked worker: whatever ends it
  * (a check, a sanitizer, a hang) is a failure of the program that it was at. LLVMFuzzerTestOneInput is there for who
  * has libFuzzer: clang -DFUZZ_LIBFUZZER -fsanitize=fuzzer,address.
@@ -111,19 +111,22 @@ static void run_program(const uint8_t *bytes, size_t size)
     memset(mvar_given, 0, sizeof mvar_given);
     memset(wake_taken, 0, sizeof wake_taken);
     things_made = words_used = mvars_used = 0;
+    memset(pollable, 0, sizeof pollable);
     shards = bytes[0] % 4 == 0 ? 2 : 1;
     threads = bytes[1] % 16 == 1;
     loose = bytes[1] % 16 < 2;
     bell_config_init(&config, sizeof config);
     config.shards = shards;
+    in_batches = bytes[1] / 16 == 13;
+    config.slack_ns = slack_of_all = bytes[1] / 16 == 15 ? 150000 : 0;
     config.threads = threads ? shards : 0;
     one_event = bytes[0] % 32 < 4;
     config.max_events = (uint32_t)one_event;
     config.ghc = &ghc;
     config.flags = io_uring ? BELL_IO_URING : 0;
     int32_t r = bell_create(&config, &bell);
-    say("bell_create({shards %u, threads %u, max_events %u%s}, &bell) = %d%s", shards, config.threads,
-        config.max_events, io_uring ? ", flags BELL_IO_URING" : "", r,
+    say("bell_create({shards %u, threads %u, max_events %u, slack_ns %d%s}, &bell) = %d%s", shards, config.threads,
+        config.max_events, (int)config.slack_ns, io_uring ? ", flags BELL_IO_URING" : "", r,
         loose && !threads ? " /* and a thread that polls shard 0 */" : "");
     MUST("bell_create", r, 0);
     stop_helper = 0;
@@ -319,7 +322,8 @@ static void report(const char *from, int status)
     else
         fprintf(stderr, "fuzz: not shrunk: a hang, or it did not happen again\n");
     write_program(".", "failed-", bytes, size, path);
-    fprintf(stderr, "fuzz: FAILED: %s; %u calls are left of it, in %s:\n", from, (size - HEAD) / STEP, path);
+    fprintf(stderr, "fuzz: FAILED: %s%s; %u calls are left of it, in %s:\n", io_uring ? "--io-uring, " : "", from,
+            (size - HEAD) / STEP, path);
     verbose = 1;
     fails(bytes, size, 0, again ? tries : 1);
     verbose = 0;

@@ -191,8 +191,8 @@ typedef struct thing {
     int vague;
     /* user events: bits posted and not seen; all ever */
     uint32_t owed, posted;
-    /* queues: how many registrations have it as target */
-    int used;
+    /* queues: how many registrations have it as target; what bell_queue_fd has told, or 0 */
+    int used, queue_fd;
     uint64_t seen; /* deliveries that the model has seen */
     uint32_t told; /* the same in programs with a second thread, by whoever got them */
     int32_t answer; /* of bell_unregister */
@@ -208,6 +208,10 @@ static int threads; /* the second threads are the library's */
 static int one_event; /* bell_config.max_events is 1 */
 static int io_uring;  /* every manager is asked for BELL_IO_URING */
 static uint64_t features;
+static int in_batches; /* fds are registered by bell_register_fd_batch */
+static int64_t slack_of_all; /* bell_config.slack_ns */
+static int pollable[2]; /* what bell_pollable_fd has told of each shard, or 0 */
+static int is_idle_turn; /* it has told that the turn would find nothing */
 
 static int is_listed(const binding *b)
 {
@@ -249,6 +253,12 @@ static int64_t now_ns(uint32_t clock)
 static uint32_t wants(uint32_t interest)
 {
     return interest | BELL_HUP | BELL_ERR | (interest & BELL_READ ? BELL_RDHUP : 0);
+}
+
+static int is_readable(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    return poll(&p, 1, 0) == 1;
 }
 
 static void look_at_world(void)
@@ -358,6 +368,8 @@ static void seen(thing *t, uint32_t n, uint32_t bits)
         fail("h%d was not armed, yet its target was told (bits %#x)", index_of(t), bits);
     if (n > 1 && one_shot && !is_ghostly(t))
         fail("h%d was told %u times for one arming", index_of(t), n);
+    if (is_idle_turn && (t->kind == USER || bits & ~(uint32_t)BELL_TIMEOUT)) /* time may pass in between */
+        fail("h%d was told %#x by a turn that bell_pollable_fd did not tell of", index_of(t), bits);
     if (bits & BELL_TIMEOUT && now < t->due)
         fail("h%d: a deadline fired %" PRId64 " ns early", index_of(t), t->due - now);
     if (t->kind == FD && t->to.kind != BELL_TARGET_WAKE_FD && t->to.kind != BELL_TARGET_MVAR) {
@@ -506,6 +518,7 @@ static thing *new_thing(int kind)
     memset(t, 0, sizeof *t);
     t->kind = kind;
     t->deadline = t->due = BELL_NEVER;
+    t->slack = slack_of_all;
     return t;
 }
 
