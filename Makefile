@@ -236,6 +236,12 @@ sim-seeds: ## every seed that ever failed, on both
 	@$(SIM) sim_seeds
 	@$(SIM_POLL) sim_seeds
 
+# FDS= CPUS= OPS= SEED=; seconds.
+export FDS CPUS OPS
+.PHONY: sim-scale
+sim-scale: ## what 64 CPUs with a million fds would do to each other: the tables of docs/scale.md (a minute)
+	@$(SIM) sim_scale -- --nocapture
+
 mutants: ## is each rule watched? applies proof/mutants/*.patch one by one (half a minute each)
 	@CARGO="$(CARGO)" TARGET="$(abspath $(TARGET))" proof/mutants.sh
 

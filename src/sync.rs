@@ -13,8 +13,16 @@ pub use shuttle as checker;
 
 #[cfg(any(loom, shuttle))]
 pub use checker::sync::atomic::{AtomicU32, AtomicU64};
-#[cfg(not(any(loom, shuttle)))]
+#[cfg(not(any(loom, shuttle, doorbell_sim)))]
 pub use std::sync::atomic::{AtomicU32, AtomicU64};
+// The simulator counts writes.
+#[cfg(doorbell_sim)]
+pub use crate::tests::sim::cpus::{AtomicU32, AtomicU64};
+#[cfg(not(any(loom, shuttle)))]
+pub use AtomicU64 as StaticU64;
+/// For statics: loom's cannot be made before the program runs.
+#[cfg(any(loom, shuttle))]
+pub use std::sync::atomic::AtomicU64 as StaticU64;
 
 #[cfg(any(loom, shuttle))]
 pub use checker::sync::MutexGuard;

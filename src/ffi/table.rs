@@ -20,9 +20,10 @@
 use super::bell_t;
 use crate::error::{Error, Result};
 use crate::manager::Manager;
+use crate::sync::StaticU64 as AtomicU64;
 use std::ptr;
+use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicPtr, AtomicU64};
 
 const PLACES: usize = 256;
 const FREE: u64 = 0;

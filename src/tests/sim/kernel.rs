@@ -752,8 +752,11 @@ impl World {
             return Err(libc::ELOOP);
         }
         let events = events | ERR | HUP;
+        let Object::Epoll(e) = self.object(epoll) else { return Err(libc::EINVAL) };
+        let watchers = self.files[file as usize].watchers.iter();
+        let is_it = |w: &&(u32, u32)| w.0 == epoll && e.entries[w.1 as usize].fd == fd;
+        let found = { watchers }.find(is_it).map(|w| w.1 as usize);
         let Object::Epoll(e) = self.object_mut(epoll) else { return Err(libc::EINVAL) };
-        let found = e.entries.iter().position(|it| it.file == file && it.fd == fd);
         match (what, found) {
             (libc::EPOLL_CTL_ADD, None) => {
                 let entry = Entry { file, fd, events, data, listed: false };

@@ -2,6 +2,7 @@
 //! Each call is a point where threads may switch, and where a fault may be drawn.
 // Each backend calls a part of it.
 #![allow(dead_code, clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
+use super::cpus;
 use super::kernel::{Answer, Fault, HUP, IN, OUT, Object, PRI, RDHUP, USERS, World};
 use super::sched::{End, kernel_sleep, switch, violation, with};
 use crate::event::NEVER;
@@ -20,7 +21,11 @@ fn done<T: TryInto<i64>>(answer: Answer<T>) -> i64 {
 }
 
 fn call<T: TryInto<i64>>(f: impl FnOnce(&mut World) -> Answer<T>) -> i64 {
+    priced(cpus::SYSCALL, f)
+}
+fn priced<T: TryInto<i64>>(ns: u64, f: impl FnOnce(&mut World) -> Answer<T>) -> i64 {
     switch();
+    cpus::spend(ns);
     done(with(f))
 }
 
@@ -73,7 +78,7 @@ pub unsafe fn fstat(fd: c_int, out: *mut stat) -> c_int {
     }) as c_int
 }
 pub unsafe fn write(fd: c_int, bytes: *const c_void, n: usize) -> isize {
-    call(|w| {
+    priced(cpus::RING, |w| {
         if let Some(text) = w.text.as_mut().filter(|_| fd == super::TEXT_FD) {
             text.extend_from_slice(unsafe { std::slice::from_raw_parts(bytes.cast::<u8>(), n) });
             return Ok(n as i64);
@@ -218,7 +223,7 @@ pub unsafe fn dup2(old: c_int, new: c_int) -> c_int {
 }
 
 pub unsafe fn epoll_ctl(epoll: c_int, what: c_int, fd: c_int, event: *mut epoll_event) -> c_int {
-    call(|w| {
+    priced(cpus::CTL, |w| {
         if let Some(fd) = w.close_in_ctl.take() {
             w.count_fault(Fault::BadFd);
             let _ = w.close(fd);
@@ -238,6 +243,7 @@ pub unsafe fn epoll_ctl(epoll: c_int, what: c_int, fd: c_int, event: *mut epoll_
 
 fn wait_until(epoll: c_int, out: *mut epoll_event, most: c_int, until: i64) -> c_int {
     switch();
+    cpus::spend(cpus::SYSCALL);
     if guard() {
         return done(Err::<i32, i32>(EINTR)) as c_int;
     }
@@ -259,6 +265,8 @@ fn wait_until(epoll: c_int, out: *mut epoll_event, most: c_int, until: i64) -> c
             Ok(0) if until != 0 => {}
             r => {
                 with(|w| w.empty_waits += (n == 0) as u64);
+                cpus::brings(n as u64);
+                cpus::spend(n as u64 * cpus::EVENT_IN_KERNEL);
                 switch();
                 return done(r) as c_int;
             }
@@ -326,7 +334,7 @@ fn clock_index(clock: clockid_t) -> usize {
     }
 }
 pub unsafe fn clock_gettime(clock: clockid_t, out: *mut timespec) -> c_int {
-    call(|w| {
+    priced(cpus::CLOCK, |w| {
         let ns = w.read_clock(clock_index(clock));
         if w.grain > 1 {
             w.met[Fault::Frozen as usize] += 1;

@@ -4,10 +4,12 @@
 //! Everything above the system calls is the real thing, backends included: `kernel` and `libc` stand below them. With
 //! `--cfg doorbell_backend="poll"` the same steps ask the other backend, with `--cfg doorbell_small_generations` handles
 //! wrap after three uses.
+pub mod cpus;
 pub mod kernel;
 pub mod libc;
 mod model;
 mod play;
+mod scale;
 pub mod sched;
 
 use kernel::{FAULTS, Rng};

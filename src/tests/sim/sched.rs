@@ -3,6 +3,7 @@
 //!
 //! A call that is made outside any coroutine has the world to itself. If it sleeps, time passes until something ends
 //! the sleep.
+use super::cpus;
 use super::kernel::{Fault, Rng, World};
 use crate::event::NEVER;
 use crate::sync::{WakeAddress, Woken};
@@ -60,8 +61,16 @@ pub enum Block {
     Ready,
     Idle,
     Lock(usize),
-    Futex { at: usize, until: i64 },
-    Kernel { until: i64, tick: u64 },
+    /// May look at the lock again.
+    Unlocked,
+    Futex {
+        at: usize,
+        until: i64,
+    },
+    Kernel {
+        until: i64,
+        tick: u64,
+    },
     Join(usize),
 }
 
@@ -164,17 +173,20 @@ pub fn next_end() -> i64 {
     SCHEDULER.with_borrow(|s| s.threads.iter().map(ends).min().unwrap_or(NEVER))
 }
 
+/// Threads that can run.
+const MOST: usize = 80;
+
 /// Runs threads, one at a time, so many times; or until none can run. True: none can.
 pub fn run(mut budget: usize) -> bool {
     loop {
         let (tick, time) = with(|w| (w.told, w.time));
         let chosen = SCHEDULER.with_borrow_mut(|s| {
-            let mut ready = [0usize; 64];
+            let mut ready = [0usize; MOST];
             let mut n = 0;
-            for i in 0..s.threads.len().min(64) {
+            for i in 0..s.threads.len().min(MOST) {
                 let jobs = |j: usize| s.threads[j].state == Block::Idle;
                 let goes = match s.threads[i].state {
-                    Block::Ready => true,
+                    Block::Ready | Block::Unlocked => true,
                     Block::Idle | Block::Lock(_) => false,
                     Block::Futex { until, .. } => s.threads[i].interrupted || time >= until,
                     Block::Kernel { until, tick: t } => s.threads[i].interrupted || t != tick || time >= until,
@@ -188,7 +200,11 @@ pub fn run(mut budget: usize) -> bool {
             if n == 0 {
                 return None;
             }
-            let i = ready[s.rng.below(n)];
+            let slept = |i: usize| !matches!(s.threads[i].state, Block::Ready);
+            let i = match cpus::choose(ready[..n].iter().map(|i| (*i, slept(*i)))) {
+                Some(i) => i,
+                None => ready[s.rng.below(n)],
+            };
             let t = &mut s.threads[i];
             if let Block::Futex { until, .. } = t.state {
                 t.woken = if time >= until { Woken::TimedOut } else { Woken::Interrupted };
@@ -233,9 +249,15 @@ fn suspend(state: Block) {
     YIELDER.set(yielder);
 }
 
+/// Another thread goes on, if one is to.
+pub fn pass() {
+    suspend(Block::Ready);
+}
+
 /// A point where another thread may go on.
 pub fn switch() {
-    if YIELDER.get().is_null() || std::thread::panicking() {
+    // With CPUs of their own, threads take turns where they spend time.
+    if YIELDER.get().is_null() || std::thread::panicking() || cpus::are_on() {
         return;
     }
     if SCHEDULER.with_borrow_mut(|s| s.rng.chance(s.preempt)) {
@@ -266,14 +288,17 @@ impl<T> Mutex<T> {
     }
     pub fn lock(&self) -> MutexGuard<'_, T> {
         switch();
+        let since = self.locked.get().then(cpus::clock);
+        let at = ptr::from_ref(self).addr();
         while self.locked.get() {
             if !in_thread() {
                 violation("a lock is held by a thread that sleeps, or twice by one".to_owned());
                 panic!("deadlock");
             }
-            suspend(Block::Lock(ptr::from_ref(self).addr()));
+            suspend(Block::Lock(at));
         }
         self.locked.set(true);
+        cpus::locked::<T>(at, since);
         MutexGuard(self)
     }
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
@@ -305,7 +330,7 @@ impl<T> Drop for MutexGuard<'_, T> {
             let at = ptr::from_ref(self.0).addr();
             SCHEDULER.with_borrow_mut(|s| {
                 for t in s.threads.iter_mut().filter(|t| t.state == Block::Lock(at)) {
-                    t.state = Block::Ready;
+                    t.state = Block::Unlocked;
                 }
             });
             switch();
@@ -338,6 +363,7 @@ pub fn sleep(at: WakeAddress, unchanged: &dyn Fn() -> bool, until: i64) -> Woken
     let until = with(|w| w.step_at(until));
     SCHEDULER.with_borrow_mut(|s| s.threads[me].woken = Woken::Look);
     suspend(Block::Futex { at: at.0, until });
+    cpus::spend(cpus::WAKE);
     SCHEDULER.with_borrow_mut(|s| {
         s.threads[me].interrupted = false;
         s.threads[me].woken
@@ -345,13 +371,16 @@ pub fn sleep(at: WakeAddress, unchanged: &dyn Fn() -> bool, until: i64) -> Woken
 }
 
 pub fn wake(at: WakeAddress) {
+    let mut woken = 0;
     SCHEDULER.with_borrow_mut(|s| {
         for t in &mut s.threads {
             if matches!(t.state, Block::Futex { at: a, .. } if a == at.0) {
-                (t.state, t.woken) = (Block::Ready, Woken::Look);
+                (t.state, t.woken) = (Block::Unlocked, Woken::Look);
+                woken += 1;
             }
         }
     });
+    cpus::spend(cpus::FUTEX_WAKE * woken.max(1));
     switch();
 }
 
@@ -372,8 +401,12 @@ pub fn kernel_sleep(until: i64, news: &mut dyn FnMut(&mut World) -> bool) -> End
     // A clock that is read in steps ends a sleep at one.
     let until = with(|w| w.step_at(until));
     let mut first = true;
+    let mut slept = false;
     loop {
         if with(&mut *news) {
+            if slept {
+                cpus::spend(cpus::WAKE);
+            }
             return End::News;
         }
         let time = with(|w| w.time);
@@ -386,6 +419,7 @@ pub fn kernel_sleep(until: i64, news: &mut dyn FnMut(&mut World) -> bool) -> End
         if in_thread() {
             let me = CURRENT.get();
             suspend(Block::Kernel { until, tick: with(|w| w.told) });
+            slept = true;
             if SCHEDULER.with_borrow_mut(|s| std::mem::take(&mut s.threads[me].interrupted)) {
                 return if with(&mut *news) { End::News } else { End::Interrupted };
             }
