@@ -378,6 +378,7 @@ impl Registry {
         }
     }
 
+    #[inline]
     pub fn fd_handle(&self, index: u32) -> Handle {
         Handle::new(Kind::Fd, self.shard, index, self.fds.generation(index))
     }

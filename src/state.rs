@@ -191,12 +191,7 @@ impl State {
                 }
             }
         } else if now == Kernel::Absent {
-            let r = match env.backend.add(number, interest, trigger, false, cookie) {
-                // The kernel knows this file under this number: a leftover that we took for gone.
-                Err(Error::EXIST) => env.backend.modify(number, interest, trigger, cookie),
-                r => r,
-            };
-            self.ctl(r)?;
+            self.add_to_kernel(env, number, interest, trigger, cookie)?;
             next
         } else {
             if !look && now == next && asked == interest {
@@ -208,6 +203,39 @@ impl State {
         };
         let during = self.wait;
         let fd = &mut self.reg.fds.at_mut(head).value;
+        (fd.kernel, fd.asked, fd.during) = (next, interest, during);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn add_to_kernel(
+        &mut self,
+        env: Env,
+        number: i32,
+        interest: Interest,
+        trigger: Trigger,
+        cookie: u64,
+    ) -> Result<()> {
+        let r = match env.backend.add(number, interest, trigger, false, cookie) {
+            // The kernel knows this file under this number: a leftover that we took for gone.
+            Err(Error::EXIST) => env.backend.modify(number, interest, trigger, cookie),
+            r => r,
+        };
+        self.ctl(r)
+    }
+
+    /// As `sync_kernel`, of one that is new, and alone in its fd's list.
+    #[inline(always)]
+    pub fn watch_alone(&mut self, env: Env, index: u32) -> Result<()> {
+        let cookie = self.reg.fd_handle(index).0;
+        let Fd { fd: number, interest, mode, .. } = self.reg.fds.at(index).value;
+        let (trigger, next) = match mode {
+            Mode::Edge => (Trigger::Edge, Kernel::Edge),
+            Mode::Oneshot | Mode::Level => (Trigger::Oneshot, Kernel::Oneshot),
+        };
+        self.add_to_kernel(env, number, interest, trigger, cookie)?;
+        let during = self.wait;
+        let fd = &mut self.reg.fds.at_mut(index).value;
         (fd.kernel, fd.asked, fd.during) = (next, interest, during);
         Ok(())
     }

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::event::{Interest, Mode};
 use crate::manager::{FdSpec, Manager};
 
+#[inline(always)] // with all that `register_fd` does: the spec need not be put together
 unsafe fn decode(m: &Manager, spec: *const bell_fd_spec) -> Result<FdSpec> {
     // SAFETY: the caller's pointer; `read_sized` checks null, alignment and size.
     let s = unsafe { read_sized(spec)? };
@@ -25,6 +26,12 @@ unsafe fn decode(m: &Manager, spec: *const bell_fd_spec) -> Result<FdSpec> {
         deadline_ns: if with_deadline { s.deadline_ns } else { BELL_NEVER },
         target: decode_target(m, &s.target)?,
     })
+}
+
+#[inline(never)]
+unsafe fn register(m: &Manager, spec: *const bell_fd_spec) -> Result<u64> {
+    // SAFETY: the caller's pointer, as there.
+    m.register_fd(unsafe { decode(m, spec)? })
 }
 
 /// Watches an fd. `*handle` names the registration until `bell_unregister` (or, with `BELL_AUTO_RELEASE`, until its
@@ -54,8 +61,7 @@ pub unsafe extern "C" fn bell_register_fd(
         }
         // SAFETY: the caller's pointers; `spec` is checked inside, `handle` above.
         unsafe {
-            let h = m.register_fd(decode(m, spec)?)?;
-            handle.write(h);
+            handle.write(register(m, spec)?);
         }
         Ok(0)
     })
@@ -79,7 +85,7 @@ pub unsafe extern "C" fn bell_register_fd_batch(
         let mut good = 0;
         for (i, spec) in specs.iter().enumerate() {
             // SAFETY: a reference is a valid pointer.
-            let made = unsafe { decode(m, spec) }.and_then(|s| m.register_fd(s));
+            let made = unsafe { register(m, spec) };
             good += made.is_ok() as i32;
             handles[i].write(*made.as_ref().unwrap_or(&0));
             status[i].write(made.map_or_else(|e| e.code(), |_| 0));

@@ -26,6 +26,7 @@ pub struct FdSpec {
 }
 
 impl Manager {
+    #[inline(always)]
     pub fn register_fd(&self, spec: FdSpec) -> Result<u64> {
         self.check_target(&spec.target)?;
         check_spec(&spec.target, spec.mode)?;
@@ -66,6 +67,7 @@ impl Manager {
         }
     }
 
+    #[inline(always)]
     fn register_here<'a>(
         &self,
         shard: &'a Shard,
@@ -82,7 +84,8 @@ impl Manager {
         };
         loop {
             st.reg.attach(env.fds, index, head);
-            let Err(mut e) = st.sync_kernel(env, if head == NIL { index } else { head }, true) else { break };
+            let watched = if head == NIL { st.watch_alone(env, index) } else { st.sync_kernel(env, head, true) };
+            let Err(mut e) = watched else { break };
             // A file that cannot be watched, under a number that is watched: another file, as below.
             let reused = head != NIL && st.reg.fds.at(head).value.kernel != Kernel::Absent;
             if e == Error::PERM && always_ready && !reused {
@@ -412,6 +415,7 @@ fn check_held(target: &Target, mode: Mode) -> Result<()> {
 }
 
 /// An armed entry with its target bound and its deadline set, not in any list.
+#[inline(always)]
 fn make_entry(st: &mut State, env: Env, spec: FdSpec) -> Result<u32> {
     let place @ (index, generation) = st.reg.fds.vacant()?;
     let handle = Handle::new(Kind::Fd, st.reg.shard, index, generation);
