@@ -55,6 +55,27 @@ fn with_owner(word: u64, owner: u64, head: u32) -> u64 {
     word & !0xffff_ffff | owner << 24 | head as u64
 }
 
+/// An fd's word.
+#[derive(Clone, Copy)]
+pub struct Place<'a>(&'a AtomicU64);
+
+impl Place<'_> {
+    /// As `FdTable::head`.
+    #[inline]
+    pub fn head(self) -> u32 {
+        let word = self.0.load(Acquire);
+        if let Owner::Shard(_) = owner(word) { word as u32 & NO_HEAD } else { NO_HEAD }
+    }
+
+    /// As `FdTable::set_head`.
+    #[inline]
+    pub fn set_head(self, shard: usize, head: u32) {
+        let owner = if head == NO_HEAD { 0 } else { shard as u64 + 1 };
+        let head = if head == NO_HEAD { 0 } else { head };
+        let _ = FdTable::update(self.0, |w| Ok((with_owner(w, owner, head), ())));
+    }
+}
+
 pub struct FdTable {
     words: Buckets<AtomicU64>,
 }
@@ -93,10 +114,15 @@ impl FdTable {
         Ok(owner(self.word(fd)?.load(Acquire)))
     }
 
+    /// For several steps with the same fd.
+    #[inline]
+    pub fn place(&self, fd: i32) -> Option<Place<'_>> {
+        self.word(fd).ok().map(Place)
+    }
+
     /// The first registration of an fd that this shard owns. Under the shard's lock.
     pub fn head(&self, fd: i32) -> u32 {
-        let word = self.word(fd).map_or(0, |w| w.load(Acquire));
-        if let Owner::Shard(_) = owner(word) { word as u32 & NO_HEAD } else { NO_HEAD }
+        self.place(fd).map_or(NO_HEAD, |p| p.head())
     }
 
     /// Makes `shard` the owner if there is none. Under the shard's lock; the caller then sets a head, or `NO_HEAD` to
@@ -113,10 +139,9 @@ impl FdTable {
 
     /// A list without a first registration gives the fd back. Under the owner's lock.
     pub fn set_head(&self, fd: i32, shard: usize, head: u32) {
-        let Ok(word) = self.word(fd) else { return };
-        let owner = if head == NO_HEAD { 0 } else { shard as u64 + 1 };
-        let head = if head == NO_HEAD { 0 } else { head };
-        let _ = Self::update(word, |w| Ok((with_owner(w, owner, head), ())));
+        if let Some(place) = self.place(fd) {
+            place.set_head(shard, head);
+        }
     }
 
     /// Counts one exclusive registration more.

@@ -471,13 +471,6 @@ impl Registry {
         }
     }
 
-    /// As `detach`, of one that is alone in its fd's list.
-    pub fn detach_only(&mut self, fds: &FdTable, index: u32) {
-        let gone = &mut self.fds.at_mut(index).value;
-        gone.kernel = Kernel::Absent;
-        fds.set_head(gone.fd, self.shard as usize, NIL);
-    }
-
     /// Takes a registration out of its fd's list. Returns the first of what is left, which inherits what the kernel
     /// holds.
     pub fn detach(&mut self, fds: &FdTable, index: u32) -> u32 {

@@ -226,14 +226,13 @@ impl State {
 
     /// As `sync_kernel`, of one that is new, and alone in its fd's list.
     #[inline(always)]
-    pub fn watch_alone(&mut self, env: Env, index: u32) -> Result<()> {
-        let cookie = self.reg.fd_handle(index).0;
+    pub fn watch_alone(&mut self, env: Env, index: u32, handle: Handle) -> Result<()> {
         let Fd { fd: number, interest, mode, .. } = self.reg.fds.at(index).value;
         let (trigger, next) = match mode {
             Mode::Edge => (Trigger::Edge, Kernel::Edge),
             Mode::Oneshot | Mode::Level => (Trigger::Oneshot, Kernel::Oneshot),
         };
-        self.add_to_kernel(env, number, interest, trigger, cookie)?;
+        self.add_to_kernel(env, number, interest, trigger, handle.0)?;
         let during = self.wait;
         let fd = &mut self.reg.fds.at_mut(index).value;
         (fd.kernel, fd.asked, fd.during) = (next, interest, during);
@@ -387,11 +386,13 @@ impl State {
             env.fds.release_exclusive(number);
             return Ok(());
         }
-        let was_head = env.fds.head(number) == index;
-        if was_head && self.reg.fds.at(index).link == NIL {
+        let place = env.fds.place(number);
+        let was_head = place.is_some_and(|p| p.head() == index);
+        if let (Some(place), NIL) = (place.filter(|_| was_head), self.reg.fds.at(index).link) {
             // Out of the kernel first: once the number is nobody's, a close does not wait for this shard.
             self.forget_kernel(env, number, kernel);
-            self.reg.detach_only(env.fds, index);
+            self.reg.fds.at_mut(index).value.kernel = Kernel::Absent;
+            place.set_head(self.reg.shard as usize, NIL);
             return Ok(());
         }
         let head = self.reg.detach(env.fds, index);

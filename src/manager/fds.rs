@@ -78,13 +78,14 @@ impl Manager {
     ) -> (Guard<'a>, Result<u64>) {
         let env = shard.env(&self.all.fds);
         let (fd, always_ready) = (spec.fd, spec.always_ready);
-        let index = match make_entry(&mut st, env, spec) {
-            Ok(index) => index,
+        let (index, handle) = match make_entry(&mut st, env, spec) {
+            Ok(made) => made,
             Err(e) => return (st, Err(e)),
         };
         loop {
             st.reg.attach(env.fds, index, head);
-            let watched = if head == NIL { st.watch_alone(env, index) } else { st.sync_kernel(env, head, true) };
+            let watched =
+                if head == NIL { st.watch_alone(env, index, handle) } else { st.sync_kernel(env, head, true) };
             let Err(mut e) = watched else { break };
             // A file that cannot be watched, under a number that is watched: another file, as below.
             let reused = head != NIL && st.reg.fds.at(head).value.kernel != Kernel::Absent;
@@ -115,8 +116,7 @@ impl Manager {
                 }
             };
         }
-        let handle = st.reg.fd_handle(index).0;
-        (st, Ok(handle))
+        (st, Ok(handle.0))
     }
 
     /// Runs `f` on the shard of a handle, under its lock, and delivers what it caused.
@@ -414,9 +414,9 @@ fn check_held(target: &Target, mode: Mode) -> Result<()> {
     }
 }
 
-/// An armed entry with its target bound and its deadline set, not in any list.
+/// An armed entry with its target bound and its deadline set, not in any list; its handle.
 #[inline(always)]
-fn make_entry(st: &mut State, env: Env, spec: FdSpec) -> Result<u32> {
+fn make_entry(st: &mut State, env: Env, spec: FdSpec) -> Result<(u32, Handle)> {
     let place @ (index, generation) = st.reg.fds.vacant()?;
     let handle = Handle::new(Kind::Fd, st.reg.shard, index, generation);
     let FdSpec { fd, interest, mode, user_data, .. } = spec;
@@ -429,7 +429,7 @@ fn make_entry(st: &mut State, env: Env, spec: FdSpec) -> Result<u32> {
     if spec.deadline_ns != NEVER {
         st.set_deadline(env, index, spec.deadline_ns).inspect_err(|_| drop_entry(st, index))?;
     }
-    Ok(index)
+    Ok((index, handle))
 }
 
 fn drop_entry(st: &mut State, index: u32) {
@@ -447,8 +447,7 @@ fn register_exclusive(st: &mut State, env: Env, spec: FdSpec) -> Result<u64> {
         return Err(Error::BUSY);
     }
     env.fds.acquire_exclusive(number)?;
-    let added = make_entry(st, env, spec).and_then(|index| {
-        let handle = st.reg.fd_handle(index);
+    let added = make_entry(st, env, spec).and_then(|(index, handle)| {
         st.counters.ctl_calls += 1;
         match env.backend.add(number, interest, Trigger::Edge, true, handle.0) {
             Ok(()) => {
