@@ -144,15 +144,19 @@ impl Set {
     }
 
     /// Room for an entry. By an eighth, not by doubling, as `heap::make_room`.
+    #[inline]
     fn make_room(&mut self, fd: i32) -> Result<()> {
+        if (fd as usize) < self.entries.len() { Ok(()) } else { self.grow(fd) }
+    }
+
+    #[cold]
+    fn grow(&mut self, fd: i32) -> Result<()> {
         let (wanted, len) = (fd as usize + 1, self.entries.len());
-        if wanted > len {
-            if wanted > self.entries.capacity() {
-                let more = (wanted - len).max(len / 8).max(64);
-                self.entries.try_reserve_exact(more).map_err(|_| Error::NOMEM)?;
-            }
-            self.entries.resize(wanted, NOTHING);
+        if wanted > self.entries.capacity() {
+            let more = (wanted - len).max(len / 8).max(64);
+            self.entries.try_reserve_exact(more).map_err(|_| Error::NOMEM)?;
         }
+        self.entries.resize(wanted, NOTHING);
         Ok(())
     }
 
@@ -451,12 +455,15 @@ impl Backend {
     }
 
     /// Makes the owner look at the set, if it sleeps and there is something to see.
-    fn tell(&self, mut set: MutexGuard<Set>) -> Result<()> {
-        let tell = set.waiting && set.is_dirty() && !std::mem::replace(&mut set.told, true);
+    #[inline]
+    fn tell(&self, set: MutexGuard<Set>) -> Result<()> {
+        if set.waiting && set.is_dirty() && !set.told { self.tell_now(set) } else { Ok(()) }
+    }
+
+    #[inline(never)]
+    fn tell_now(&self, mut set: MutexGuard<Set>) -> Result<()> {
+        set.told = true;
         drop(set);
-        if !tell {
-            return Ok(());
-        }
         self.ring().inspect_err(|_| self.set.lock().told = false) // the next change rings again
     }
 
