@@ -389,6 +389,7 @@ impl Backend {
         set.make_room(waker.0)?;
         set.arm(waker.0, 0, (libc::EPOLLIN | libc::EPOLLOUT) as u32, true, WAKER);
         let (alarms, woken, settled) = (Alarms::new(), AtomicBool::new(false), Word::new(0));
+        // The last that may fail, before nobody would drop the set.
         let (ring, mark) = (set.ring.fd(), Mark::new()?);
         let set = ManuallyDrop::new(Mutex::new(set));
         Ok(Backend { set, ring, mark, waker, alarms, woken, settled })
