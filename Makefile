@@ -145,10 +145,10 @@ c-tests-poll: ## the same, backend poll(2)
 release-c-tests: lib ## the C programs against the optimized library, without cargo
 	@$(MAKE) --no-print-directory -C c-tests SO=$(abspath $(BUILD))/libdoorbell.so
 
-# Not: faults, whose faults are those of the other backends' calls; dlopen and static_link, which are about the file.
+# Not: dlopen and static_link, which are about the file.
 c-tests-uring: lib ## the same with every manager asked for io_uring, if the kernel has it
 	@$(MAKE) --no-print-directory -C c-tests SO=$(abspath $(BUILD))/libdoorbell.so NAME=c-tests-uring \
-	  CFLAGS='-O1 -g -DBELL_TEST_IO_URING' LEAVE='faults dlopen static_link' LIMIT=240
+	  CFLAGS='-O1 -g -DBELL_TEST_IO_URING' LEAVE='dlopen static_link' LIMIT=240
 
 docs: lib ## compiles and runs every program in the documentation
 	@c-tests/docs.sh $(BUILD)
@@ -247,8 +247,10 @@ mutants: ## is each rule watched? applies proof/mutants/*.patch one by one (half
 
 museum: lib ## real bugs of other libraries: the C programs of c-tests/MUSEUM.md, counted
 	@$(MAKE) --no-print-directory -C c-tests SO=$(abspath $(BUILD))/libdoorbell.so museum
-faults: lib ## every system call and allocation fails in turn, counted
+faults: lib ## every system call and allocation fails in turn, counted: with epoll, and with io_uring
 	@$(MAKE) --no-print-directory -C c-tests SO=$(abspath $(BUILD))/libdoorbell.so faults
+	@$(MAKE) --no-print-directory -C c-tests SO=$(abspath $(BUILD))/libdoorbell.so NAME=c-tests-uring \
+	  CFLAGS='-O1 -g -DBELL_TEST_IO_URING' faults
 
 prove-quick: ## ten million simulated steps and every seed that failed; its last line counts
 	@MAKE="$(MAKE)" proof/prove.sh quick

@@ -559,7 +559,7 @@ int32_t bell_after_fork_parent(struct bell_t *bell);
 // Errors: `-EINVAL` unknown flags, or not in a forked child; `BELL_E_BUSY` a thread of the parent was changing the
 // manager at the moment of the fork, so that its state is not known: call again with `BELL_FORK_RESET`, and next
 // time `bell_before_fork` before the fork; `-EMFILE`, `-ENFILE`, `-ENOMEM`, `-EAGAIN`, `-ENOSPC` what the system
-// lacks: the call may be repeated.
+// lacks, and with `BELL_IO_URING` those of `bell_create`: the call may be repeated.
 int32_t bell_after_fork_child(struct bell_t *bell, uint32_t flags);
 
 // Makes one turn of a shard: waits up to `timeout_ns` (0: does not wait; `BELL_NEVER`: for ever) until something

@@ -24,8 +24,9 @@
 #include <sys/stat.h>
 #include <sys/timerfd.h>
 
-/* Each function, and what it fails with: one error for each of three runs. Those of the manual pages; the last two
- * functions fail as under a seccomp filter, or as the header says. */
+/* Each function, and what it fails with: one error for each of three runs. Those of the manual pages; close and write
+ * fail as the header says, and uring_probe as under a seccomp filter: it is the two calls by which io_uring is asked,
+ * when a manager is made, if they are forbidden. */
 #define FAULTS_LIST(X)                                                                                                 \
     X(memory, ENOMEM, ENOMEM, ENOMEM)                                                                                  \
     X(epoll_create1, EMFILE, ENFILE, ENOMEM)                                                                           \
@@ -48,7 +49,11 @@
     X(futex_wait, EINTR, EAGAIN, ENOSYS)                                                                               \
     X(clock_gettime, EINVAL, EPERM, EINVAL)                                                                            \
     X(close, EIO, EDQUOT, ENOSPC)                                                                                      \
-    X(write, EPERM, EBADF, EIO)
+    X(write, EPERM, EBADF, EIO)                                                                                        \
+    X(uring_setup, EMFILE, ENFILE, ENOMEM)                                                                             \
+    X(uring_probe, EPERM, ENOSYS, EPERM)                                                                               \
+    X(uring_register, ENOMEM, ENOMEM, ENOMEM)                                                                          \
+    X(uring_enter, EAGAIN, EINTR, EBADR)
 
 enum {
 #define FAULTS_NAME(name, a, b, c) FAULT_##name,
@@ -127,7 +132,9 @@ static FAULTS_PLAIN int strikes(int kind, const void *caller)
     if (!fault.on || !(fault.kinds & 1u << kind) || !from_library(caller))
         return 0;
     fault.met++;
-    if (fault.met < fault.at || (fault.met > fault.at && !fault.for_ever))
+    /* The kernel tells once that it has lost completions. */
+    int once = !fault.for_ever || (kind == FAULT_uring_enter && errors[kind][fault.variant] == EBADR);
+    if (fault.met < fault.at || (once && fault.met > fault.at))
         return 0;
     fault.struck++;
     fault.last = kind;
@@ -467,6 +474,14 @@ FAULTS_PLAIN long syscall(long number, ...)
     }
 #endif
 #ifdef SYS_io_uring_enter
+    enum { UNREGISTER_EVENTFD = 5 };
+    if (number == SYS_io_uring_setup && strikes(FAULT_uring_setup, CALLER))
+        return -1;
+    if (number == SYS_io_uring_register &&
+        strikes(a[1] == UNREGISTER_EVENTFD ? FAULT_uring_probe : FAULT_uring_register, CALLER))
+        return -1;
+    if (number == SYS_io_uring_enter && strikes(a[3] == 0 ? FAULT_uring_probe : FAULT_uring_enter, CALLER))
+        return -1;
     if (number == SYS_io_uring_enter && a[2] > 0 && hook_clock_ns) {
         struct argument {
             uint64_t mask;
@@ -492,6 +507,16 @@ FAULTS_PLAIN long syscall(long number, ...)
             return n > 0 ? n : r;
         }
     }
+    if (number == SYS_io_uring_enter) {
+        long n = next_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+        if (n >= 0)
+            faults_waited(1, 0);
+        return n;
+    }
+#endif
+#ifdef SYS_fstat
+    if (number == SYS_fstat && strikes(FAULT_fstat, CALLER))
+        return -1;
 #endif
     if (number == SYS_futex && (a[1] & FUTEX_COMMAND) == FUTEX_WAIT_BITSET && strikes(FAULT_futex_wait, CALLER))
         return -1;

@@ -128,7 +128,7 @@ pub extern "C" fn bell_after_fork_parent(bell: *mut bell_t) -> i32 {
 /// Errors: `-EINVAL` unknown flags, or not in a forked child; `BELL_E_BUSY` a thread of the parent was changing the
 /// manager at the moment of the fork, so that its state is not known: call again with `BELL_FORK_RESET`, and next
 /// time `bell_before_fork` before the fork; `-EMFILE`, `-ENFILE`, `-ENOMEM`, `-EAGAIN`, `-ENOSPC` what the system
-/// lacks: the call may be repeated.
+/// lacks, and with `BELL_IO_URING` those of `bell_create`: the call may be repeated.
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_after_fork_child(bell: *mut bell_t, flags: u32) -> i32 {
     bare(|| {
