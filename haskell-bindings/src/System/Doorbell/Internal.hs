@@ -325,10 +325,13 @@ startDispatcher m shard = mask_ $ do
 batch :: Int
 batch = 256
 
--- | Drives a shard until the manager ends. Lets others run, polls, and only when there is nothing sleeps in the kernel. When
--- letting others run took long twice in a row there are CPU-bound threads, and being in the run queue costs a time slice more than
--- being in the kernel: then it sleeps at once for a while. Once may be the work of another process. News that comes within a moment of falling
--- asleep ends that while: each such sleep costs switches of OS threads.
+-- | Drives a shard until the manager ends. Lets others run, polls, and only when there was nothing twice in a row sleeps in the kernel: after
+-- the first time there may be threads that let others run in their turn (Warp's do after each response), and to give the capability away while
+-- somebody is runnable costs two switches of OS threads.
+--
+-- When letting others run took long twice in a row, and longer than those who were told may have needed, there are CPU-bound threads, and being
+-- in the run queue costs a time slice more than being in the kernel: then it sleeps at once for a while. Once may be the work of another process.
+-- News that comes within a moment of falling asleep ends that while: each such sleep costs switches of OS threads.
 dispatch :: Manager -> Int -> IO ()
 dispatch m shard = mask_ $ bracket (mallocBytes (batch * eventSize)) free $ \events -> do
   let
@@ -338,29 +341,32 @@ dispatch m shard = mask_ $ bracket (mallocBytes (batch * eventSize)) free $ \eve
     continue n next = do
       stop <- readCounter (mStop m)
       if stop /= 0 || n < 0 && n /= eINTR_ then pure () else next
-    -- The mood: above 0, sleeps that are to come at once; -1, the last turn took long. And when that was.
-    turn :: Int -> Int64 -> IO ()
-    turn !mood !before
+    -- The mood: above 0, sleeps that are to come at once; -1, the last turn took long. How many were told in the last turn; -1, it is known that
+    -- there was nothing. And when that was.
+    turn :: Int -> Int -> Int64 -> IO ()
+    turn !mood !told !before
       | mood > 0 = do
           n <- look
-          continue n $ if n > 0 then deliver m events (fromIntegral n) >> turn mood before else sleep (mood - 1)
+          continue n $ if n > 0 then told_ n >> turn mood 0 before else sleep (mood - 1)
       | otherwise = do
           yield
           after <- now
-          let mood' | after - before < 2000000 = 0
+          let mood' | after - before < 2000000 + 50000 * fromIntegral (max 0 told) = 0
                     | mood < 0 = 64
                     | otherwise = -1
           n <- look
-          continue n $ if n > 0 then deliver m events (fromIntegral n) >> turn mood' after else sleep mood'
+          continue n $ if n > 0 then told_ n >> turn mood' (fromIntegral n) after
+                       else if told < 0 || mood' > 0 then sleep mood' else turn mood' (-1) after
+    told_ n = deliver m events (fromIntegral n)
     sleep :: Int -> IO ()
     sleep !mood = do
       before <- now
       n <- bell_poll_wait (mBell m) (fromIntegral shard) events (fromIntegral batch) never
       after <- now
       continue n $ do
-        when (n > 0) $ deliver m events (fromIntegral n)
-        turn (if after - before < 1000000 then min 0 mood else mood) after
-  now >>= turn 0
+        when (n > 0) $ told_ n
+        turn (if after - before < 1000000 then min 0 mood else mood) (fromIntegral (max 0 n)) after
+  now >>= turn 0 0
 
 -- | The runtime that is not threaded must not block in a call: when there is nothing, its own manager watches the shard's fd. As long as there
 -- is something, this saves it a @select@ for each turn of its scheduler.
