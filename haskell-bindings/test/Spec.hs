@@ -13,7 +13,7 @@ import Control.Exception
 import Control.Monad
 import Data.IORef
 import Data.Maybe (isJust)
-import Foreign (Ptr, Word8, allocaBytes, peek, poke)
+import Foreign (Ptr, Word8, allocaBytes, peek, peekElemOff, plusPtr, poke, pokeElemOff)
 import qualified GHC.Conc as G
 import qualified Network.Socket as S
 import System.Doorbell
@@ -390,6 +390,35 @@ watched = do
     ms 20
     _ <- fdWrite b "x"
     forM_ vs $ \v -> ended v
+  it "who waits before it looks sees the end that came with the last bytes" $ forM_ [1 .. 500 :: Int] $ \i -> withStream $ \x b ->
+    allocaBytes 16 $ \p -> do
+      -- Waits, and gets less than it asked for: so the second call does not look first, unless it was told of the end.
+      (_, v) <- spawn ((,) <$> W.recvBufStream x p 16 <*> W.recvBufStream x (p :: Ptr Word8) 16)
+      replicateM_ (i `mod` 8) yield
+      _ <- withBytes 0 3 $ \q -> S.sendBuf b q 3
+      S.shutdown b S.ShutdownSend
+      r <- soon (takeMVar v)
+      either throwIO (`shouldBe` (3, 0)) r
+  it "who waits before it looks misses nothing, whatever the sizes" $ withStream $ \x b -> do
+    let total = 300000
+    (_, sent) <- spawn $ do
+      let go at (d : e : ds) | at < total = do
+            let n = min (total - at) (1 + if e < 4 then d else d `mod` 5)
+            _ <- withBytes at n $ \q -> sendWhole b q n
+            replicateM_ (e `mod` 4) yield
+            go (at + n) ds
+          go _ _ = S.shutdown b S.ShutdownSend
+      go 0 (draws 3000)
+    allocaBytes 4096 $ \p -> do
+      let go at (d : e : ds) = do
+            let most = 1 + if even e then d else d `mod` 3
+            n <- soon ((if e `mod` 3 == 0 then W.recvBuf else W.recvBufStream) x (p :: Ptr Word8) most)
+            got <- mapM (peekElemOff p) [0 .. n - 1]
+            got `shouldBe` map byteAt [at .. at + n - 1]
+            if n == 0 then pure at else go (at + n) ds
+          go at _ = pure at
+      go 0 (drop 7 (draws 4000)) `shouldReturn` total
+    ended sent
   it "closing ends waiters with EBADF" $ withPipe $ \(r, _) -> do
     x <- W.watch r
     vs <- replicateM 5 (snd <$> spawn (forever (W.waitRead x)))
@@ -398,6 +427,12 @@ watched = do
     forM_ vs $ \v -> soon (takeMVar v) >>= \e -> (snd <$> kind (e :: Either SomeException ())) `shouldBe` Just (Just 9)
   where
     one x = allocaBytes 1 $ \p -> W.recvBuf x (p :: Ptr Word8) 1 >>= (`shouldBe` 1)
+    withStream f = bracket (S.socketPair S.AF_UNIX S.Stream S.defaultProtocol) (\(a, b) -> S.close a >> S.close b) $ \(a, b) ->
+      S.withFdSocket a $ \fd -> W.withWatched (fromIntegral fd) $ \x -> f x b
+    byteAt i = fromIntegral (i * 7 `mod` 251) :: Word8
+    withBytes at n f = allocaBytes n $ \q -> zipWithM_ (pokeElemOff q) [0 ..] (map byteAt [at .. at + n - 1]) >> f (q :: Ptr Word8)
+    sendWhole _ _ 0 = pure ()
+    sendWhole b q n = S.sendBuf b q n >>= \k -> sendWhole b (q `plusPtr` k) (n - k)
     drainLatch x = void (G.timeout 20000 (forever (W.waitRead x)))
     pingPong x y n = do
       done <- newEmptyMVar

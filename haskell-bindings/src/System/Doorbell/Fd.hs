@@ -17,7 +17,7 @@ module System.Doorbell.Fd
   , waitRead, waitWrite, passRead, passWrite
   , retryRead, retryWrite
     -- * Sockets
-  , recv, send, sendAll, recvBuf, sendBuf
+  , recv, send, sendAll, recvBuf, recvBufStream, sendBuf
   ) where
 
 import Control.Concurrent.MVar
@@ -48,7 +48,8 @@ data Watched = Watched
   , wState :: !(IORef (Maybe Now))     -- Nothing: ended
   , wShard :: !Counter
   , wInterest :: !Counter              -- writing is asked for by the first wait for it
-  , wEnded :: !Counter                 -- 0, or 1 and both latches stay full
+  , wEnded :: !Counter                 -- 0; 2, the peer has ended; or 1 and both latches stay full
+  , wDrained :: !Counter               -- 1: the last reader is known to have left nothing
   , wReading :: !(MVar ())             -- full: there may be something
   , wWriting :: !(MVar ())
   , wKeep :: IO ()                     -- does nothing; what it refers to must live as long
@@ -71,7 +72,7 @@ watchKeeping keep fd = mask_ $ do
   writing <- newMVar ()
   (e, made) <- withCurrent $ \m -> do
     w <- Watched fd m <$> newMVar () <*> newIORef Nothing <*> newCounter 0
-           <*> newCounter (fromIntegral read_) <*> newCounter 0 <*> pure reading <*> pure writing <*> pure keep
+           <*> newCounter (fromIntegral (read_ .|. rdhup)) <*> newCounter 0 <*> newCounter 0 <*> pure reading <*> pure writing <*> pure keep
     shard <- currentShard m
     r <- enter w shard
     pure (r, w)
@@ -157,14 +158,14 @@ wait location w latch = do
       readMVar latch
       void (tryTakeMVar latch)
   ended <- readCounter (wEnded w)
-  when (ended /= 0) $ do
+  when (ended == 1) $ do
     _ <- tryPutMVar latch ()
     throwIO (badFd location)
 {-# INLINE wait #-}
 
 askToWrite :: Watched -> IO ()
 askToWrite w = mask_ $ withMVar (wLock w) $ \() -> do
-  let both = read_ .|. write_
+  let both = read_ .|. rdhup .|. write_
   writeCounter (wInterest w) (fromIntegral both)
   now <- readIORef (wState w)
   forM_ now $ \(Now _ h) -> do
@@ -203,7 +204,36 @@ sendAll w bytes = B.unsafeUseAsCStringLen bytes $ \(p, n) -> go (castPtr p) n
 
 -- | 'recv' into memory: how many bytes, 0 at the end of the stream.
 recvBuf :: Watched -> Ptr Word8 -> Int -> IO Int
-recvBuf w p n = retryRead "recvBuf" w (c_recv (fromIntegral (watchedFd w)) p (fromIntegral n) 0)
+recvBuf w p n = do
+  drained <- readCounter (wDrained w)
+  when (drained /= 0) $ writeCounter (wDrained w) 0
+  retryRead "recvBuf" w (c_recv (fromIntegral (watchedFd w)) p (fromIntegral n) 0)
+
+-- | 'recvBuf' for TCP sockets with one reader, where the peer mostly answers what was sent: if the last call waited and then got less than
+-- it asked for, nothing was left, so this one waits before it looks, and a turn costs one system call in place of two. What comes meanwhile is news
+-- that ends the wait. (Not for other sockets: there a call may get less than there is. So it may in TCP at urgent data; what stands
+-- behind that is then read when more comes.)
+recvBufStream :: Watched -> Ptr Word8 -> Int -> IO Int
+recvBufStream w p n = do
+  drained <- readCounter (wDrained w)
+  if drained == 0 then look else do
+    ended <- readCounter (wEnded w)
+    news <- tryTakeMVar (wReading w)
+    -- The end of the stream may have come together with what was read. And who is told before it asks should look first.
+    if ended /= 0 || isJust news then writeCounter (wDrained w) 0 >> look else waitRead w >> retry "recvBufStream" (waitRead w) call >>= after True
+  where
+    call = c_recv (fromIntegral (watchedFd w)) p (fromIntegral n) 0
+    look = do
+      r <- call
+      if r >= 0 then pure (fromIntegral r) else do
+        e <- getErrno
+        if e == eAGAIN || e == eWOULDBLOCK then waitRead w >> retry "recvBufStream" (waitRead w) call >>= after False
+        else if e == eINTR then look
+        else throwErrno "recvBufStream"
+    after was got = do
+      let short = got < n
+      when (short /= was) $ writeCounter (wDrained w) (fromEnum short)
+      pure got
 
 -- | 'send' from memory.
 sendBuf :: Watched -> Ptr Word8 -> Int -> IO Int

@@ -71,8 +71,8 @@ data Cell
     Once (Word32 -> Int32 -> IO ())
   | -- | As long as it is registered: the same, if the generation is right.
     Many !Word64 (Word32 -> Int32 -> IO ())
-  | -- | As long as it is registered: generation, an MVar for each direction, set to 1 when the fd is closed. No closure, so
-    -- that news allocates nothing.
+  | -- | As long as it is registered: generation, an MVar for each direction, set to 1 when the fd is closed, from 0 to 2 when the peer has
+    -- ended. No closure, so that news allocates nothing.
     Latches !Word64 !(MVar ()) !(MVar ()) !Counter
   | -- | A direction of an fd that is waited for.
     Waited !Entry !Direction
@@ -325,9 +325,9 @@ startDispatcher m shard = mask_ $ do
 batch :: Int
 batch = 256
 
--- | Drives a shard until the manager ends. Lets others run, polls, and only when there was nothing twice in a row sleeps in the kernel: after
--- the first time there may be threads that let others run in their turn (Warp's do after each response), and to give the capability away while
--- somebody is runnable costs two switches of OS threads.
+-- | Drives a shard until the manager ends. Lets others run and polls; when there is nothing, lets others run once more, and then sleeps in
+-- the kernel. Once more, because there may be threads that let others run in their turn (Warp's do after each response), and to give the capability
+-- away while somebody is runnable costs two switches of OS threads.
 --
 -- When letting others run took long twice in a row, and longer than those who were told may have needed, there are CPU-bound threads, and being
 -- in the run queue costs a time slice more than being in the kernel: then it sleeps at once for a while. Once may be the work of another process.
@@ -354,9 +354,11 @@ dispatch m shard = mask_ $ bracket (mallocBytes (batch * eventSize)) free $ \eve
           let mood' | after - before < 2000000 + 50000 * fromIntegral (max 0 told) = 0
                     | mood < 0 = 64
                     | otherwise = -1
-          n <- look
-          continue n $ if n > 0 then told_ n >> turn mood' (fromIntegral n) after
-                       else if told < 0 || mood' > 0 then sleep mood' else turn mood' (-1) after
+          -- There was nothing, and whoever was runnable then has run: what has come meanwhile ends the sleep at once.
+          if told < 0 then sleep mood' else do
+            n <- look
+            continue n $ if n > 0 then told_ n >> turn mood' (fromIntegral n) after
+                         else if mood' > 0 then sleep mood' else turn mood' (-1) after
     told_ n = deliver m events (fromIntegral n)
     sleep :: Int -> IO ()
     sleep !mood = do
@@ -442,7 +444,7 @@ deliver m events n = go 0 0
 -- | News of a watched fd.
 ringLatches :: Word32 -> MVar () -> MVar () -> Counter -> IO ()
 ringLatches ready reading writing ended = do
-  when (ready .&. closed_ /= 0) $ writeCounter ended 1
+  when (ready .&. (rdhup .|. both) /= 0) $ if ready .&. closed_ /= 0 then writeCounter ended 1 else void (casCounter ended 0 2)
   when (ready .&. (read_ .|. rdhup .|. both) /= 0) $ void (tryPutMVar reading ())
   when (ready .&. (write_ .|. both) /= 0) $ void (tryPutMVar writing ())
   where both = hup .|. err .|. closed_

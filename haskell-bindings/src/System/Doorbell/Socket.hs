@@ -7,7 +7,7 @@
 -- All functions may be called from any thread and block only the Haskell thread that calls them.
 module System.Doorbell.Socket
   ( watchSocket, closeSocket, accept
-  , Watched, recv, send, sendAll, recvBuf, sendBuf
+  , Watched, recv, send, sendAll, recvBuf, recvBufStream, sendBuf
   ) where
 
 import Control.Exception (mask_, onException)

@@ -77,7 +77,7 @@ receive w pool = do
   where
     size = 16384
     go room = do
-      n <- B.unsafeUseAsCStringLen room $ \(p, most) -> recvBuf w (castPtr p) most
+      n <- B.unsafeUseAsCStringLen room $ \(p, most) -> recvBufStream w (castPtr p) most
       writeIORef pool (B.unsafeDrop n room)
       pure (B.unsafeTake n room)
 
