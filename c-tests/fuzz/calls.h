@@ -84,10 +84,7 @@ static void say_fd(const char *call, const thing *t, const bell_fd_spec *spec, c
 
 static void is_registered(thing *t, const binding *b, bell_handle handle)
 {
-    if (handle == 0 || handle >> 62 || find_live(handle))
-        fail("bell_register_fd made handle %#" PRIx64, handle);
-    t->handle = handle;
-    t->live = 1;
+    take_handle(t, handle);
     bind_to(t, b);
 }
 
@@ -192,8 +189,7 @@ static void do_register_timeout(void)
         things_made--;
         return;
     }
-    t->handle = handle;
-    t->live = 1;
+    take_handle(t, handle);
     bind_to(t, &b);
 }
 
@@ -223,8 +219,7 @@ static void do_register_user(void)
         things_made--;
         return;
     }
-    t->handle = handle;
-    t->live = 1;
+    take_handle(t, handle);
     bind_to(t, &b);
 }
 
@@ -262,8 +257,7 @@ static void do_queue_create(void)
         things_made--;
         return;
     }
-    t->handle = handle;
-    t->live = 1;
+    take_handle(t, handle);
     t->to = b;
 }
 
@@ -778,6 +772,8 @@ static void do_poll(void)
 
 static void verify(void)
 {
+    if (ghosts_stay)
+        return;
     for (thing *t = things; t < things + things_made; t++)
         if (t->live && (is_ghostly(t) || (t->kind == FD && !world[t->spot].open)))
             return;
@@ -904,7 +900,7 @@ static void do_world(void)
             what = "close behind the library's back";
             for (thing *t = things; t < things + things_made; t++)
                 if (t->live && t->kind == FD && t->spot == s && !t->closed)
-                    w->ghostly = 1;
+                    w->ghostly = 1, ghosts_stay |= in_child;
             close(number(s));
             w->open = w->is_event = w->file = 0;
             is_let_go(s);

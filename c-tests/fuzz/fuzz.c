@@ -70,6 +70,111 @@ static uint64_t open_fds(void)
     return mask;
 }
 
+static void forget_all(void)
+{
+    for (thing *t = things; t < things + things_made; t++)
+        if (t->live) {
+            t->live = 0;
+            t->to.spent = t->to.kind == BELL_TARGET_MVAR && load(&puts_of[t->to.at]);
+            let_go(&t->to, 1);
+        }
+    for (int s = 0; s < SPOTS; s++)
+        world[s].closing = world[s].ghostly = 0;
+}
+
+/* In a forked child the manager is refused until it is adopted. Or it is ended as it is, and nobody is told. */
+static void adopt(int how, int prepared)
+{
+    static uint32_t words_before[WORDS], puts_before[WORDS];
+    bell_event e;
+    bell_handle h = 77;
+    bell_counters c = {.size = sizeof c};
+    bell_fd_spec spec = {.size = sizeof spec, .fd = number(EVENT_A), .interest = BELL_READ, .mode = BELL_ONESHOT,
+                         .target = {.kind = BELL_TARGET_SLOT}};
+    MUST("bell_poll", bell_poll(bell, 0, &e, 1, 0), BELL_E_FORKED);
+    MUST("bell_register_fd", bell_register_fd(bell, &spec, &h), BELL_E_FORKED);
+    MUST("bell_close_fd", bell_close_fd(bell, number(NEVER_OPEN)), BELL_E_FORKED);
+    MUST("bell_wake", bell_wake(bell, 0), BELL_E_FORKED);
+    MUST("bell_stats", bell_stats(bell, 0, &c), BELL_E_FORKED);
+    MUST("bell_verify", bell_verify(bell), BELL_E_FORKED);
+    MUST("bell_before_fork", bell_before_fork(bell), BELL_E_FORKED);
+    for (thing *t = things; t < things + things_made; t++)
+        if (t->live && t->kind == QUEUE)
+            MUST("bell_queue_drain", bell_queue_drain(bell, t->handle, &e, 1), BELL_E_FORKED);
+        else if (t->live) {
+            MUST("bell_unregister", bell_unregister(bell, t->handle, BELL_SYNC), BELL_E_FORKED);
+            MUST("bell_rearm", bell_rearm(bell, t->handle, NULL, BELL_NEVER), BELL_E_FORKED);
+        }
+    if (how == 3) {
+        memcpy(words_before, words, sizeof words);
+        memcpy(puts_before, puts_of, sizeof puts_of);
+        MUST("bell_destroy", bell_destroy(bell, 0), 0);
+        MUST("bell_destroy", bell_destroy(bell, 0), BELL_E_STALE);
+        if (memcmp(words_before, words, sizeof words) || memcmp(puts_before, puts_of, sizeof puts_of))
+            fail("bell_destroy in a child that has not adopted the manager has told something");
+        for (int i = 0; i < WAKES; i++)
+            if (is_readable(wake_fds[i][0]))
+                fail("bell_destroy in a child that has not adopted the manager has written to a wake fd");
+        _exit(0);
+    }
+    int32_t r = bell_after_fork_child(bell, how == 2 ? BELL_FORK_RESET : 0);
+    say("/* forked%s; the child: */ bell_after_fork_child(bell, %d) = %d", prepared ? ", prepared" : "", how == 2, r);
+    MUST("bell_after_fork_child", r, 0);
+    MUST("bell_after_fork_child", bell_after_fork_child(bell, 0), -EINVAL);
+    cover("bell_after_fork_child", r, (uint32_t)how, (uint32_t)prepared);
+    in_child = 1;
+    memset(pollable, 0, sizeof pollable);
+    for (int s = 0; s < SPOTS; s++)
+        world[s].in_pair = 0; /* the parent has both ends */
+    for (thing *t = things; t < things + things_made; t++)
+        t->queue_fd = 0;
+    if (how == 2)
+        forget_all();
+    observe();
+}
+
+static void empty_wakes(void)
+{
+    uint64_t count;
+    for (int i = 0; i < WAKES; i++)
+        while (read(wake_fds[i][0], &count, 8) > 0)
+            ;
+}
+
+/* The child goes on with the program; the parent waits for its end, and goes on too: the child has done nothing to its
+ * manager, though whatever it likes to the fds that both have. */
+static void do_fork(int how, int prepared)
+{
+    int status;
+    empty_wakes(); /* of earlier programs */
+    if (prepared) {
+        MUST("bell_before_fork", bell_before_fork(bell), 0);
+        MUST("bell_before_fork", bell_before_fork(bell), BELL_E_BUSY);
+    }
+    fflush(NULL);
+    pid_t child = fork();
+    if (child < 0)
+        fail("fork: %s", strerror(errno));
+    if (child == 0) {
+        alarm(LIMIT_SECONDS / 2);
+        adopt(how, prepared);
+        return;
+    }
+    waitpid(child, &status, 0);
+    if (status != 0)
+        fail("the forked child ended with %#x", (unsigned)status);
+    say("/* the parent goes on */");
+    if (prepared)
+        MUST("bell_after_fork_parent", bell_after_fork_parent(bell), 0);
+    MUST("bell_after_fork_parent", bell_after_fork_parent(bell), -EINVAL);
+    empty_wakes(); /* of the child */
+    for (int s = 0; s < SPOTS && io_uring; s++)
+        world[s].in_pair = 0; /* the kernel lets go of the child's ring by and by */
+    for (thing *t = things; t < things + things_made; t++)
+        t->truth = UINT32_MAX;
+    look_at_world();
+}
+
 static void run_program(const uint8_t *bytes, size_t size)
 {
     static const bell_ghc_ops ghc = {.size = sizeof ghc, .try_putmvar = fake_try_putmvar};
@@ -134,7 +239,10 @@ static void run_program(const uint8_t *bytes, size_t size)
         fail("pthread_create");
     look_at_world();
     size_t steps = (size - HEAD) / STEP;
+    int forks = bytes[1] / 16 == 14 && !loose;
     for (size_t i = 0; i < steps; i++) {
+        if (forks && i == steps / 2)
+            do_fork(bytes[0] / 32 % 4, bytes[0] / 128); /* 3: not adopted, 2: reset, else taken over */
         step = bytes + HEAD + STEP * i;
         doers[op_of[step[0]]]();
         observe();
@@ -203,6 +311,10 @@ static void run_program(const uint8_t *bytes, size_t size)
         fail("fd %d is left over", lowest);
     if (common->execs % 16 == 0 && open_fds() != mask)
         fail("fds are left over: %#" PRIx64 ", before %#" PRIx64, open_fds(), mask);
+    if (in_child) {
+        fflush(NULL);
+        _exit(0);
+    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);

@@ -208,6 +208,8 @@ static int threads; /* the second threads are the library's */
 static int one_event; /* bell_config.max_events is 1 */
 static int io_uring;  /* every manager is asked for BELL_IO_URING */
 static uint64_t features;
+static int in_child; /* of a program that has forked */
+static int ghosts_stay; /* a file of a ghost lives on in the parent, so the kernel may keep it in its set */
 static int in_batches; /* fds are registered by bell_register_fd_batch */
 static int64_t slack_of_all; /* bell_config.slack_ns */
 static int pollable[2]; /* what bell_pollable_fd has told of each shard, or 0 */
@@ -520,6 +522,18 @@ static thing *new_thing(int kind)
     t->deadline = t->due = BELL_NEVER;
     t->slack = slack_of_all;
     return t;
+}
+
+/* The handle of something new: no other has or had it. */
+static void take_handle(thing *t, bell_handle handle)
+{
+    for (thing *o = things; o < things + things_made; o++)
+        if (o != t && o->handle == handle)
+            fail("h%d has handle %#" PRIx64 ", which h%d has or had", index_of(t), handle, index_of(o));
+    if (handle == 0 || handle >> 62)
+        fail("h%d has handle %#" PRIx64, index_of(t), handle);
+    t->handle = handle;
+    t->live = 1;
 }
 
 static thing *find_live(bell_handle handle)
