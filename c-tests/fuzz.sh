@@ -1,11 +1,11 @@
 #!/bin/bash
 # Fuzzing of the C interface (fuzz/fuzz.c), on all the given builds of the library at once, and with io_uring where the
-# build and the kernel have it: the corpus, FIXED (6,000) programs of fixed seeds, and new ones for SECONDS.
+# build and the kernel have it: the corpus, FIXED (4,000) programs of fixed seeds, and new ones for SECONDS.
 # C's sanitizers are on; in the library, its own assertions.
 # Usage: c-tests/fuzz.sh SECONDS FOLDER...: each folder holds a libdoorbell.so
 set -eu
 cd "$(dirname "$0")/.."
-arguments=("$PWD/c-tests/fuzz/corpus" --random 1 "${FIXED:-6000}")
+arguments=("$PWD/c-tests/fuzz/corpus" --random 1 "${FIXED:-4000}")
 [ "$1" = 0 ] || arguments+=(--seconds "$1")
 shift
 

@@ -45,7 +45,7 @@ part sim-poll STEPS=$poll SEED=1 JOBS=2
 part shuttle SHUTTLE_RUNS=$runs
 if [ "$how" = all ]; then
     part loom
-    part fuzz
+    part fuzz SECONDS=600
     part mutants
 fi
 
