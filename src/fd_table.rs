@@ -67,6 +67,19 @@ impl Place<'_> {
         if let Owner::Shard(_) = owner(word) { word as u32 & NO_HEAD } else { NO_HEAD }
     }
 
+    /// Makes `shard` the owner if there is none. Under the shard's lock; the caller then sets a head, or `NO_HEAD` to
+    /// give the fd back, before it unlocks.
+    #[inline]
+    pub fn acquire(self, shard: usize) -> Result<Acquired> {
+        FdTable::update(self.0, |w| match owner(w) {
+            _ if w & CLOSING != 0 => Err(Error::CLOSED),
+            Owner::Nobody => Ok((with_owner(w, shard as u64 + 1, NO_HEAD), Acquired::Mine(NO_HEAD))),
+            Owner::Shard(s) if s == shard => Ok((w, Acquired::Mine(w as u32 & NO_HEAD))),
+            Owner::Shard(s) => Ok((w, Acquired::Elsewhere(s))),
+            Owner::Exclusive => Err(Error::BUSY),
+        })
+    }
+
     /// As `FdTable::set_head`.
     #[inline]
     pub fn set_head(self, shard: usize, head: u32) {
@@ -116,30 +129,18 @@ impl FdTable {
 
     /// For several steps with the same fd.
     #[inline]
-    pub fn place(&self, fd: i32) -> Option<Place<'_>> {
-        self.word(fd).ok().map(Place)
+    pub fn place(&self, fd: i32) -> Result<Place<'_>> {
+        self.word(fd).map(Place)
     }
 
     /// The first registration of an fd that this shard owns. Under the shard's lock.
     pub fn head(&self, fd: i32) -> u32 {
-        self.place(fd).map_or(NO_HEAD, |p| p.head())
-    }
-
-    /// Makes `shard` the owner if there is none. Under the shard's lock; the caller then sets a head, or `NO_HEAD` to
-    /// give the fd back, before it unlocks.
-    pub fn acquire(&self, fd: i32, shard: usize) -> Result<Acquired> {
-        Self::update(self.word(fd)?, |w| match owner(w) {
-            _ if w & CLOSING != 0 => Err(Error::CLOSED),
-            Owner::Nobody => Ok((with_owner(w, shard as u64 + 1, NO_HEAD), Acquired::Mine(NO_HEAD))),
-            Owner::Shard(s) if s == shard => Ok((w, Acquired::Mine(w as u32 & NO_HEAD))),
-            Owner::Shard(s) => Ok((w, Acquired::Elsewhere(s))),
-            Owner::Exclusive => Err(Error::BUSY),
-        })
+        self.place(fd).map_or(NO_HEAD, Place::head)
     }
 
     /// A list without a first registration gives the fd back. Under the owner's lock.
     pub fn set_head(&self, fd: i32, shard: usize, head: u32) {
-        if let Some(place) = self.place(fd) {
+        if let Ok(place) = self.place(fd) {
             place.set_head(shard, head);
         }
     }

@@ -5,7 +5,7 @@
 //! used again. A generation that would wrap retires its index, so a stale handle never matches (tokio#6133, mio#172).
 use crate::error::{Error, Result};
 use crate::event::{Clock, GENERATION_FIELD, GENERATION_MAX, Handle, Interest, Kind, Mode, NEVER};
-use crate::fd_table::{FdTable, NO_HEAD};
+use crate::fd_table::{FdTable, NO_HEAD, Place};
 use crate::heap;
 use crate::target::ready_list::{After, Left, ReadyList};
 use crate::target::slot::{self, Slots};
@@ -461,10 +461,9 @@ impl Registry {
 
     /// Adds a registration to its fd's list: first if there is none, else behind the first, whose handle is the
     /// kernel's cookie.
-    pub fn attach(&mut self, fds: &FdTable, index: u32, head: u32) {
+    pub fn attach(&mut self, word: Place, index: u32, head: u32) {
         if head == NIL {
-            let fd = self.fds.at(index).value.fd;
-            fds.set_head(fd, self.shard as usize, index);
+            word.set_head(self.shard as usize, index);
         } else {
             let second = std::mem::replace(&mut self.fds.at_mut(head).link, index);
             self.fds.at_mut(index).link = second;

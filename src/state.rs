@@ -386,9 +386,9 @@ impl State {
             env.fds.release_exclusive(number);
             return Ok(());
         }
-        let place = env.fds.place(number);
-        let was_head = place.is_some_and(|p| p.head() == index);
-        if let (Some(place), NIL) = (place.filter(|_| was_head), self.reg.fds.at(index).link) {
+        let place = env.fds.place(number)?;
+        let was_head = place.head() == index;
+        if was_head && self.reg.fds.at(index).link == NIL {
             // Out of the kernel first: once the number is nobody's, a close does not wait for this shard.
             self.forget_kernel(env, number, kernel);
             self.reg.fds.at_mut(index).value.kernel = Kernel::Absent;

@@ -4,7 +4,7 @@ use crate::abi::{BELL_CANCELLED, BELL_FIRED};
 use crate::backend::{Backend, Trigger};
 use crate::error::{Error, Result};
 use crate::event::{Handle, Interest, Kind, Mode, NEVER, Ready};
-use crate::fd_table::{Acquired, Owner};
+use crate::fd_table::{Acquired, Owner, Place};
 use crate::libc;
 use crate::registry::*;
 use crate::shard::{Guard, Shard};
@@ -41,6 +41,7 @@ impl Manager {
             return Err(Error::UNSUPPORTED);
         }
         let mut place = self.place(spec.shard, &spec.target)?;
+        let word = self.all.fds.place(spec.fd);
         let mut batch = Batch::default();
         loop {
             let shard = &self.all.shards[place];
@@ -50,17 +51,17 @@ impl Manager {
                 shard.finish(&self.all, st, &mut batch);
                 return made;
             }
-            let head = match self.all.fds.acquire(spec.fd, place)? {
+            let word = word?;
+            let head = match word.acquire(place)? {
                 Acquired::Mine(head) => head,
                 Acquired::Elsewhere(other) => {
                     place = other;
                     continue;
                 }
             };
-            let fd = spec.fd;
-            let (st, made) = self.register_here(shard, st, head, spec, &mut batch);
-            if made.is_err() && self.all.fds.head(fd) == NIL {
-                self.all.fds.set_head(fd, place, NIL); // acquired above, and not used
+            let (st, made) = self.register_here(shard, st, word, head, spec, &mut batch);
+            if made.is_err() && word.head() == NIL {
+                word.set_head(place, NIL); // acquired above, and not used
             }
             shard.finish(&self.all, st, &mut batch);
             return made;
@@ -72,6 +73,7 @@ impl Manager {
         &self,
         shard: &'a Shard,
         mut st: Guard<'a>,
+        word: Place,
         mut head: u32,
         spec: FdSpec,
         batch: &mut Batch,
@@ -83,7 +85,7 @@ impl Manager {
             Err(e) => return (st, Err(e)),
         };
         loop {
-            st.reg.attach(env.fds, index, head);
+            st.reg.attach(word, index, head);
             let watched =
                 if head == NIL { st.watch_alone(env, index, handle) } else { st.sync_kernel(env, head, true) };
             let Err(mut e) = watched else { break };
@@ -108,7 +110,7 @@ impl Manager {
                 st = shard.flush(&self.all, st, batch);
             }
             // Their end has given the number back; a close may have come in between.
-            head = match env.fds.acquire(fd, shard.index) {
+            head = match word.acquire(shard.index) {
                 Ok(Acquired::Mine(head)) => head,
                 Ok(Acquired::Elsewhere(_)) | Err(_) => {
                     drop_entry(&mut st, index);

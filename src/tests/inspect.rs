@@ -33,13 +33,13 @@ impl World {
             World { shard: Shard::new(0, 0, 16, false).unwrap(), fds: FdTable::new(), files: [event_fd(), event_fd()] };
         let env = world.shard.env(&world.fds);
         let mut st = world.shard.lock();
-        world.fds.acquire(world.files[0].0, 0).unwrap();
+        world.fds.place(world.files[0].0).unwrap().acquire(0).unwrap();
         for (index, head) in [(FIRST, NIL), (SECOND, FIRST)] {
             assert_eq!(st.reg.fds.insert().unwrap().0, index);
             let fd = &mut st.reg.fds.at_mut(index).value;
             (fd.fd, fd.interest, fd.mode, fd.target) = (world.files[0].0, Interest::READ, Mode::Oneshot, Target::None);
             fd.set(ARMED, true);
-            st.reg.attach(&world.fds, index, head);
+            st.reg.attach(world.fds.place(world.files[0].0).unwrap(), index, head);
             st.sync_kernel(env, FIRST, true).unwrap();
         }
         assert_eq!(st.reg.timeouts.insert().unwrap().0, TIMEOUT);

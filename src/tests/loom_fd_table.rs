@@ -39,7 +39,7 @@ impl Shared {
     fn register_if(&self, mut place: usize, is_open: impl Fn() -> bool) -> Result<usize, Error> {
         loop {
             let _lock = self.shards[place].lock();
-            match self.table.acquire(FD, place)? {
+            match self.table.place(FD).unwrap().acquire(place)? {
                 Acquired::Mine(head) => {
                     if !is_open() {
                         if head == NO_HEAD {
