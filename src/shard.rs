@@ -86,6 +86,8 @@ pub struct Turned {
     pub delivered: bool,
     /// `bell_wake` was called.
     pub user_wake: bool,
+    /// The manager ends. If it began to after the turn had looked, the next turn does not sleep.
+    pub closing: bool,
 }
 
 /// What a waiter's look at its own news says: `None`, go on waiting.
@@ -232,7 +234,8 @@ impl Shard {
             if st.nested && by_poll {
                 self.stay_truthful(&mut st)?;
             }
-            return if told { Ok(Turned { delivered: false, user_wake }) } else { Err(e) };
+            let closing = st.closing;
+            return if told { Ok(Turned { delivered: false, user_wake, closing }) } else { Err(e) };
         }
         let delivered_before = st.counters.events;
         let Driver { events, batch } = driver;
@@ -307,9 +310,9 @@ impl Shard {
         if st.nested && by_poll {
             set = set.and(self.stay_truthful(&mut st));
         }
-        let delivered = st.counters.events != delivered_before;
+        let (delivered, closing) = (st.counters.events != delivered_before, st.closing);
         self.finish(all, st, batch);
-        set.map(|()| Turned { delivered, user_wake })
+        set.map(|()| Turned { delivered, user_wake, closing })
     }
 
     fn take_posts<'a>(
@@ -505,23 +508,26 @@ impl Shard {
         let mut st = self.lock();
         let Some(mut driver) = st.driver.take() else { return };
         st.role = Role::Thread;
+        let mut closing = st.closing;
         drop(st);
         let mut pause_ns = FIRST_PAUSE_NS;
         let _home = Home::of(&self.backend);
-        while !self.lock().closing && all.is_sound() {
-            match self.turn(all, &mut driver, None, NEVER) {
+        while !closing && all.is_sound() {
+            let turned = self.turn(all, &mut driver, None, NEVER);
+            closing = turned.map_or_else(|_| self.lock().closing, |t| t.closing);
+            match turned {
                 Ok(_) => pause_ns = FIRST_PAUSE_NS,
+                Err(_) if closing => {}
                 Err(Error::INTR) => {}
                 // The system is short of something, and there is nobody to tell: later.
                 Err(e) if e.is_shortage() => {
                     self.pause(pause_ns);
                     pause_ns = (2 * pause_ns).min(LONGEST_PAUSE_NS);
+                    closing = self.lock().closing;
                 }
                 // The kernel object is gone (somebody closed our fd): nothing can be delivered any more.
                 Err(_) => {
-                    if !self.lock().closing {
-                        all.poison();
-                    }
+                    all.poison();
                     break;
                 }
             }
@@ -545,9 +551,10 @@ impl Shard {
 
     /// Waits until `look` finds news, or the deadline. It is asked under the lock. `sink`: of who waits for a queue,
     /// for which news may also come from other shards while the waiter drives this one.
-    fn wait<R>(
-        &self,
+    fn wait<'a, R>(
+        &'a self,
         all: &Shared,
+        mut st: Guard<'a>,
         word: &Word,
         mut sink: Option<&mut Sink>,
         deadline: i64,
@@ -555,7 +562,6 @@ impl Shard {
     ) -> Result<R> {
         let queue = sink.as_ref().and_then(|s| s.queue);
         let lead = |on| queue.is_some_and(|q| q.set_led(on));
-        let mut st = self.lock();
         st.inside += 1;
         st.counters.waiters += 1;
         let result = loop {
@@ -658,13 +664,13 @@ impl Shard {
         deadline: i64,
         level_check: bool,
     ) -> Result<i32> {
-        let st = self.lock();
+        let mut st = self.lock();
         let word = st.reg.slot(handle)?.word(direction);
-        let fd = st.reg.fds.find(handle).filter(|_| handle.is(Kind::Fd)).map(|i| st.reg.fds.at(i).value.fd);
-        // Under the lock: without it the word may have another owner by now.
-        let taken = if level_check && fd.is_some() { slot::consume(word) } else { Ready::NONE };
-        drop(st);
-        if let (true, Some(fd)) = (level_check, fd) {
+        let fd = st.reg.fds.find(handle).filter(|_| level_check && handle.is(Kind::Fd));
+        if let Some(fd) = fd.map(|i| st.reg.fds.at(i).value.fd) {
+            // Under the lock: without it the word may have another owner by now.
+            let taken = slot::consume(word);
+            drop(st);
             let interest = match direction {
                 Direction::Read => Interest::READ | Interest::RDHUP,
                 Direction::Write => Interest::WRITE,
@@ -673,8 +679,9 @@ impl Shard {
             if !ready.is_empty() {
                 return Ok(ready.0 as i32);
             }
+            st = self.lock();
         }
-        self.wait(all, word, None, deadline, &mut |st, _| match look_at_slot(st, handle, word) {
+        self.wait(all, st, word, None, deadline, &mut |st, _| match look_at_slot(st, handle, word) {
             Ok(ready) if ready.is_empty() => None,
             Ok(ready) => Some(Ok(ready.0 as i32)),
             Err(Error::STALE | Error::INVAL) => Some(Err(Error::CANCELLED)),
@@ -696,7 +703,7 @@ impl Shard {
         deadline: i64,
     ) -> Result<usize> {
         let mut sink = Sink::for_queue(out, queue);
-        self.wait(all, &queue.word, Some(&mut sink), deadline, &mut |_, sink| match sink? {
+        self.wait(all, self.lock(), &queue.word, Some(&mut sink), deadline, &mut |_, sink| match sink? {
             // The turn has brought them here.
             Sink { n, .. } if *n > 0 => Some(Ok(*n)),
             Sink { out, .. } => match queue.drain(out) {
