@@ -2,7 +2,7 @@
 """Which lines of src/ run in the tests, and which error returns do?
 
 Builds the library and its tests with -C instrument-coverage and runs, for epoll and for poll(2): the unit tests, the
-simulator (STEPS=, 1,000,000 steps) and the C programs. Counters are mapped from their files, so what a forked child
+simulator (STEPS=, 1,000,000 steps) and the C programs, which ask io_uring too. Counters are mapped from their files, so what a forked child
 or a program that is killed has run is counted too. Prints a table of lines per file, and each `?`, `Err(` and `Error::`
 that was never met and is not in NEVER_MET.md. Ends with 1 if less than 95 % of the core's lines have run, or if there
 is such an error return.
@@ -100,7 +100,12 @@ def runs(backend, cfg, sim_cfg):
     so = next(m for m in made if m.endswith(".so"))
     run = Run(f"c-{backend}", [so])
     # static_link: links the static library, which wants the runtime of the counters from the C compiler.
-    yield run.play("make", "--no-print-directory", "-C", "c-tests", f"SO={so}", "LEAVE=static_link", "LIMIT=300")
+    programs = ("make", "--no-print-directory", "-C", "c-tests", f"SO={so}", "LIMIT=300")
+    run.play(*programs, "LEAVE=static_link")
+    if backend == "epoll":  # and for managers with io_uring
+        asked = "CFLAGS=-O1 -g -DBELL_TEST_IO_URING"
+        run.play(*programs, "LEAVE=dlopen fork static_link", "NAME=c-tests-uring", asked)
+    yield run
 
 
 def add_lcov(text, lines):
