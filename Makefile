@@ -241,7 +241,7 @@ sim-seeds: ## every seed that ever failed, on both
 export FDS CPUS OPS
 .PHONY: sim-scale
 sim-scale: ## what 64 CPUs with a million fds would do to each other: the tables of docs/scale.md (a minute)
-	@$(SIM) sim_scale -- --nocapture
+	@$(SIM) many_cpus -- --ignored --nocapture
 
 mutants: ## is each rule watched? applies proof/mutants/*.patch one by one (half a minute each)
 	@CARGO="$(CARGO)" TARGET="$(abspath $(TARGET))" proof/mutants.sh
