@@ -183,6 +183,9 @@ typedef struct thing {
     /* fds */
     int spot, closed, mixed;
     uint32_t interest, mode, flags, asked, truth, dirty;
+    /* With io_uring, which notes readiness when it comes and not when it is asked: what was true before the last news,
+     * and may have been noted behind it. */
+    uint32_t past;
     /* deadlines: as set last, and the earliest since something was seen */
     int64_t deadline, due, period, slack;
     uint32_t clock;
@@ -377,7 +380,7 @@ static void seen(thing *t, uint32_t n, uint32_t bits)
     if (t->kind == FD && t->to.kind != BELL_TARGET_WAKE_FD && t->to.kind != BELL_TARGET_MVAR) {
         if (io_uring)
             look_at_world(); /* a turn may let go of a file, whose peer is told of it by the same turn */
-        uint32_t may = (wants(t->asked) & t->truth) | BELL_TIMEOUT | (t->closed ? BELL_CLOSED : 0);
+        uint32_t may = (wants(t->asked) & (t->truth | t->past)) | BELL_TIMEOUT | (t->closed ? BELL_CLOSED : 0);
         if (bits & ~may && !is_ghostly(t))
             fail("h%d was told bits %#x that were not true (true were %#x)", index_of(t), bits & ~may, may);
         if (t->closed && !(bits & BELL_CLOSED) && !is_ghostly(t))
@@ -387,6 +390,8 @@ static void seen(thing *t, uint32_t n, uint32_t bits)
     if (t->to.kind == BELL_TARGET_MVAR)
         t->to.spent = 1;
     if (t->kind == FD) {
+        if (io_uring && t->mode != BELL_ONESHOT)
+            t->past = t->truth | (one_event ? t->past : 0);
         t->truth = world[t->spot].now;
         t->asked = t->interest;
         t->dirty = 0;
