@@ -28,9 +28,8 @@ import Data.Int (Int32)
 import qualified Data.ByteString as B
 import qualified Data.ByteString.Internal as B (createAndTrim)
 import qualified Data.ByteString.Unsafe as B
-import Data.IORef
 import Data.Maybe (isJust)
-import Data.Word (Word64, Word8)
+import Data.Word (Word8)
 import Foreign.C.Error (eAGAIN, eINTR, eWOULDBLOCK, getErrno, throwErrno)
 import Foreign.C.Types (CInt (..), CSize (..))
 import Foreign.Ptr (Ptr, castPtr, plusPtr)
@@ -45,7 +44,10 @@ data Watched = Watched
   { watchedFd :: !Fd   -- ^ The fd.
   , wManager :: !Manager
   , wLock :: !(MVar ())                -- for moving and ending
-  , wState :: !(IORef (Maybe Now))     -- Nothing: ended
+  , wPlace :: !Place
+  , wPlaced :: !Counter                -- 1, until the place was given back
+  , wGeneration :: !Counter
+  , wHandle :: !Counter                -- 0: ended
   , wShard :: !Counter
   , wInterest :: !Counter              -- writing is asked for by the first wait for it
   , wEnded :: !Counter                 -- 0; 2, the peer has ended; or 1 and both latches stay full
@@ -54,9 +56,6 @@ data Watched = Watched
   , wWriting :: !(MVar ())
   , wKeep :: IO ()                     -- does nothing; what it refers to must live as long
   }
-
--- | The registration of the moment.
-data Now = Now !Place !Word64
 
 -- | Registers an fd with the default manager. Both directions count as ready until a wait has found out. Throws EBADF, EPERM for a regular
 -- file, and unsupported on systems without edge-triggered polling. Does not block.
@@ -71,10 +70,14 @@ watchKeeping keep fd = mask_ $ do
   -- Until a wait has asked for it, writing counts as possible.
   writing <- newMVar ()
   (e, made) <- withCurrent $ \m -> do
-    w <- Watched fd m <$> newMVar () <*> newIORef Nothing <*> newCounter 0
-           <*> newCounter (fromIntegral (read_ .|. rdhup)) <*> newCounter 0 <*> newCounter 0 <*> pure reading <*> pure writing <*> pure keep
     shard <- currentShard m
+    generation <- newCounter 0
+    ended <- newCounter 0
+    place <- newCell m shard (Latches generation reading writing ended)
+    w <- Watched fd m <$> newMVar () <*> pure place <*> newCounter 1 <*> pure generation <*> newCounter 0 <*> newCounter shard
+           <*> newCounter (fromIntegral (read_ .|. rdhup)) <*> pure ended <*> newCounter 0 <*> pure reading <*> pure writing <*> pure keep
     r <- enter w shard
+    when (r < 0) $ freeCell m place
     pure (r, w)
   when (e < 0) $ throwBell "watch" e
   pure made
@@ -86,28 +89,30 @@ withWatched fd = bracket (watch fd) unwatch
 enter :: Watched -> Int -> IO Int32
 enter w shard = do
   let m = wManager w
-  generation <- freshGeneration m shard
+      place@(Place table _) = wPlace w
+  generation <- freshGeneration m table
+  -- First: the news may be there before the handle is.
+  writeCounter (wGeneration w) (fromIntegral generation)
   interest <- readCounter (wInterest w)
-  place <- newCell m shard (Latches generation (wReading w) (wWriting w) (wEnded w))
   h <- registerFdPoll (mBell m) (fromIntegral (watchedFd w)) (fromIntegral interest) edge 0 (fromIntegral shard)
          (userDataOf place generation)
-  if h < 0 then freeCell m place >> pure (fromIntegral h) else do
-    writeIORef (wState w) (Just (Now place (fromIntegral h)))
+  if h < 0 then pure (fromIntegral h) else do
+    writeCounter (wHandle w) (fromIntegral h)
     writeCounter (wShard w) shard
     pure 0
 
 leave :: Watched -> IO ()
 leave w = do
-  now <- readIORef (wState w)
-  forM_ now $ \(Now place h) -> do
-    writeIORef (wState w) Nothing
-    void $ bell_unregister (mBell (wManager w)) h 0
-    freeCell (wManager w) place
+  h <- swapCounter (wHandle w) 0
+  when (h /= 0) $ void $ bell_unregister (mBell (wManager w)) (fromIntegral h) 0
 
 -- | Ends the watching. Those who wait, now or later, get EBADF. The fd stays open. Doing it twice does nothing.
 unwatch :: Watched -> IO ()
 unwatch w = mask_ $ do
-  withMVar (wLock w) $ \() -> leave w
+  withMVar (wLock w) $ \() -> do
+    leave w
+    placed <- swapCounter (wPlaced w) 0
+    when (placed /= 0) $ freeCell (wManager w) (wPlace w)
   end w
   wKeep w
 
@@ -167,21 +172,24 @@ askToWrite :: Watched -> IO ()
 askToWrite w = mask_ $ withMVar (wLock w) $ \() -> do
   let both = read_ .|. rdhup .|. write_
   writeCounter (wInterest w) (fromIntegral both)
-  now <- readIORef (wState w)
-  forM_ now $ \(Now _ h) -> do
-    e <- bell_modify (mBell (wManager w)) h both edge
+  h <- readCounter (wHandle w)
+  when (h /= 0) $ do
+    e <- bell_modify (mBell (wManager w)) (fromIntegral h) both edge
     when (e < 0) $ end w
 
 -- | The registration comes along to the capability of who waits: being woken from another one costs more (two threads that talk to each
 -- other had 4 switches of OS threads for each round trip while it came along only after three waits, and have 0.03). The new
 -- registration tells what is ready now, so nothing is lost with the old one.
 move :: Watched -> Int -> IO ()
-move w shard = mask_ $ withMVar (wLock w) $ \() -> do
-  now <- readIORef (wState w)
-  when (isJust now) $ do
+move w shard = mask_ $ do
+  -- Nothing here can throw or be interrupted but the first line.
+  takeMVar (wLock w)
+  h <- readCounter (wHandle w)
+  when (h /= 0) $ do
     leave w
     e <- enter w shard
     when (e < 0) $ end w
+  putMVar (wLock w) ()
 
 foreign import ccall unsafe "recv" c_recv :: CInt -> Ptr Word8 -> CSize -> CInt -> IO CSsize
 foreign import ccall unsafe "send" c_send :: CInt -> Ptr Word8 -> CSize -> CInt -> IO CSsize

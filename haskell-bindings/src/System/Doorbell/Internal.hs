@@ -71,9 +71,9 @@ data Cell
     Once (Word32 -> Int32 -> IO ())
   | -- | As long as it is registered: the same, if the generation is right.
     Many !Word64 (Word32 -> Int32 -> IO ())
-  | -- | As long as it is registered: generation, an MVar for each direction, set to 1 when the fd is closed, from 0 to 2 when the peer has
-    -- ended. No closure, so that news allocates nothing.
-    Latches !Word64 !(MVar ()) !(MVar ()) !Counter
+  | -- | As long as it is watched: the generation of the registration of the moment, an MVar for each direction, set to 1 when the fd is closed,
+    -- from 0 to 2 when the peer has ended. No closure, so that news allocates nothing.
+    Latches !Counter !(MVar ()) !(MVar ()) !Counter
   | -- | A direction of an fd that is waited for.
     Waited !Entry !Direction
 
@@ -429,7 +429,9 @@ deliver m events n = go 0 0
       cell <- readBuckets (tCells (mTables m ! number)) index
       case cell of
         Empty -> pure ()
-        Latches g reading writing ended -> when (g == generation) $ ringLatches ready reading writing ended
+        Latches current reading writing ended -> do
+          g <- readCounter current
+          when (fromIntegral g == generation) $ ringLatches ready reading writing ended
         Many g f -> when (g == generation) $ f ready status
         Waited entry direction -> do
           let side = sideOf direction entry
