@@ -36,16 +36,22 @@ foreign import ccall unsafe bench_ticker :: CInt -> CInt -> CInt -> IO ()
 
 foreign import ccall unsafe bench_switches :: IO Int64
 
-data Side = Ghc | Ours deriving (Eq, Show)
+-- | Stream: ours by 'B.recvBufStream', which waits before it looks. Floor: nobody waits for an fd, an MVar says that there is something.
+data Side = Ghc | Ours | Stream | Floor deriving (Eq, Show)
 
 name :: Side -> String
 name Ghc = "ghc"
 name Ours = "doorbell"
+name Stream = "stream"
+name Floor = "floor"
 
 -- | So many rounds, each of both sides, in an order that changes.
 alternate :: Int -> (Side -> IO [(String, Double)]) -> IO ()
-alternate rounds measure = forM_ [1 .. rounds] $ \i ->
-  forM_ (if odd i then [Ghc, Ours] else [Ours, Ghc]) $ \side -> do
+alternate = alternating Ghc Ours
+
+alternating :: Side -> Side -> Int -> (Side -> IO [(String, Double)]) -> IO ()
+alternating a b rounds measure = forM_ [1 .. rounds] $ \i ->
+  forM_ (if odd i then [a, b] else [b, a]) $ \side -> do
     samples <- measure side
     forM_ samples $ \(metric, value) -> putStrLn (unwords ["sample", name side, metric, show value])
 
@@ -61,7 +67,8 @@ main = do
   takeMVar done
   where
     run [what, n, rounds, ms] = case what of
-      "pingpong" -> pingPong (read n) (read rounds) (read ms)
+      "pingpong" -> pingPong Ghc Ours (read n) (read rounds) (read ms)
+      "beside" -> pingPong Stream Floor (read n) (read rounds) (read ms)
       "stm" -> stmWaits (read n) (read rounds) (read ms)
       "waits" -> countedWaits n (read rounds) (read ms)
       "timers" -> timers (read n) (read rounds) (read ms)
@@ -78,7 +85,7 @@ socketPairs :: Int -> ([(S.Socket, S.Socket)] -> IO a) -> IO a
 socketPairs n = bracket (replicateM n (S.socketPair S.AF_UNIX S.Stream S.defaultProtocol)) (mapM_ (\(a, b) -> S.close a >> S.close b))
 
 -- | One end: receives a byte, and sends it.
-data End = End { received :: IO (), endFd :: !CInt, buffer :: !(Ptr Word8) }
+data End = End { received :: IO (), sent :: IO (), endFd :: !CInt, buffer :: !(Ptr Word8) }
 
 -- | The memory is the program's until it ends.
 endOf :: CInt -> IO () -> IO End
@@ -87,7 +94,7 @@ endOf fd block = do
   let go = do
         r <- c_recv fd p 1 0
         when (r < 0) (block >> go)
-  pure (End go fd p)
+  pure (End go (pure ()) fd p)
 {-# INLINE endOf #-}
 
 ghcEnd :: CInt -> IO End
@@ -96,15 +103,32 @@ ghcEnd fd = endOf fd (G.threadWaitRead (Fd fd))
 ourEnd :: CInt -> B.Watched -> IO End
 ourEnd fd w = endOf fd (B.waitRead w)
 
+-- | For a buffer of two bytes one byte is a short read.
+streamEnd :: CInt -> B.Watched -> IO End
+streamEnd fd w = do
+  p <- mallocBytes 2
+  pure (End (void (B.recvBufStream w p 2)) (pure ()) fd p)
+
+floorEnds :: (CInt, CInt) -> IO (End, End)
+floorEnds (a, b) = do
+  x <- newEmptyMVar
+  y <- newEmptyMVar
+  let end fd mine other = endOf fd (fail "nothing there") >>= \e -> pure e { received = takeMVar mine >> received e, sent = putMVar other () }
+  (,) <$> end a x y <*> end b y x
+
 -- | @n@ pairs of green threads send a byte to and fro for a while.
-pingPong :: Int -> Int -> Int -> IO ()
-pingPong n rounds ms = socketPairs n $ \pairs -> do
+pingPong :: Side -> Side -> Int -> Int -> Int -> IO ()
+pingPong one other n rounds ms = socketPairs n $ \pairs -> do
   fds <- forM pairs $ \(a, b) -> (,) <$> S.unsafeFdSocket a <*> S.unsafeFdSocket b
-  alternate rounds $ \side -> case side of
+  alternating one other rounds $ \side -> case side of
     Ghc -> forM fds (\(a, b) -> (,) <$> ghcEnd a <*> ghcEnd b) >>= playing ms
-    Ours -> bracket (forM fds $ \(a, b) -> (,) <$> B.watch (Fd a) <*> B.watch (Fd b))
-              (mapM_ (\(x, y) -> B.unwatch x >> B.unwatch y)) $ \ws ->
-                forM (zip fds ws) (\((a, b), (x, y)) -> (,) <$> ourEnd a x <*> ourEnd b y) >>= playing ms
+    Ours -> watching fds ourEnd
+    Stream -> watching fds streamEnd
+    Floor -> forM fds floorEnds >>= playing ms
+  where
+    watching fds end =
+      bracket (forM fds $ \(a, b) -> (,) <$> B.watch (Fd a) <*> B.watch (Fd b)) (mapM_ (\(x, y) -> B.unwatch x >> B.unwatch y)) $ \ws ->
+        forM (zip fds ws) (\((a, b), (x, y)) -> (,) <$> end a x <*> end b y) >>= playing ms
 
 playing :: Int -> [(End, End)] -> IO [(String, Double)]
 playing ms players = do
@@ -146,6 +170,7 @@ sendByte :: End -> IO ()
 sendByte e = do
   r <- c_send (endFd e) (buffer e) 1 0x4000
   when (r /= 1) $ fail "the socket is full"
+  sent e
 
 -- | What happened per operation while the action ran: the rate is the second.
 sampled :: IO Int -> IO () -> IO ([(String, Double)], Double)

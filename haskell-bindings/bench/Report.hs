@@ -125,8 +125,11 @@ g1 setup = do
     let at = "-n" ++ show n ++ "-N" ++ show caps
         least = fromMaybe 0 (lookup (n, caps) targets)
     s <- run (threaded setup) ["pingpong", show n, if quick setup then "3" else "9", if quick setup then "150" else "400"] ["-N" ++ show caps]
-    rate <- tell (ratioRow ("g1" ++ at) "rate" (AtLeast least) s)
-    cpu <- tell (ratioRow ("g1-cpu" ++ at) "cpu_us" (AtMost (if n >= 1000 then 0.5 else 1)) s)
+    -- What else there is to know: ours by recvBufStream, and the same program without waiting for fds.
+    beside <- run (threaded setup) ["beside", show n, if quick setup then "1" else "3", if quick setup then "150" else "400"] ["-N" ++ show caps]
+    let with metric r = r { sides = sides r ++ [(side, median (samplesOf beside side metric)) | side <- ["stream", "floor"]] }
+    rate <- tell (with "rate" (ratioRow ("g1" ++ at) "rate" (AtLeast least) s))
+    cpu <- tell (with "cpu_us" (ratioRow ("g1-cpu" ++ at) "cpu_us" (AtMost (if n >= 1000 then 0.5 else 1)) s))
     bytes <- tell (valueRow ("g1-bytes" ++ at) "bytes_per_wait" "bytes_per_wait" (AtMost 40) s)
     pure [rate, cpu, bytes]
   calls <- systemCalls setup

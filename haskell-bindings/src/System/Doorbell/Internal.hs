@@ -223,6 +223,7 @@ freshGeneration :: Manager -> Int -> IO Word64
 freshGeneration m number = do
   n <- addCounter (tGeneration (mTables m ! number)) 1
   pure (fromIntegral n `rem` 0xffffffff + 1)
+{-# INLINE freshGeneration #-}
 
 -- | What to register with.
 userDataOf :: Place -> Word64 -> Word64
@@ -351,9 +352,9 @@ dispatch m shard = mask_ $ bracket (mallocBytes (batch * eventSize)) free $ \eve
       | otherwise = do
           yield
           after <- now
-          let mood' | after - before < 2000000 + 50000 * fromIntegral (max 0 told) = 0
-                    | mood < 0 = 64
-                    | otherwise = -1
+          let !mood' | after - before < 2000000 + 50000 * fromIntegral (max 0 told) = 0
+                     | mood < 0 = 64
+                     | otherwise = -1
           -- There was nothing, and whoever was runnable then has run: what has come meanwhile ends the sleep at once.
           if told < 0 then sleep mood' else do
             n <- look
