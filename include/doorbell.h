@@ -573,7 +573,8 @@ int32_t bell_after_fork_child(struct bell_t *bell, uint32_t flags);
 // Errors: `-EINVAL` unknown shard, negative time, null `events`; `BELL_E_BUSY` another thread is in `bell_poll` on
 // this shard, or a library thread drives it; `-EINTR` a signal came while it waited, `-ENOMEM`: nothing is lost, call
 // again; `-EBADF` somebody has closed an fd of the library; `BELL_E_CLOSED` the manager was destroyed meanwhile; with
-// `BELL_IO_URING`, when another thread has driven before, `-EMFILE`, `-ENFILE`: there is no fd for a new ring.
+// `BELL_IO_URING`, when another thread has driven before, `-EMFILE`, `-ENFILE`, `-EAGAIN`: what a new ring needs is
+// lacking, and nothing is lost.
 int32_t bell_poll(struct bell_t *bell,
                   uint32_t shard,
                   struct bell_event *events,
@@ -737,7 +738,8 @@ int32_t bell_slot_consume(struct bell_t *bell, bell_handle handle, uint32_t dire
 // Errors: `-ETIMEDOUT` the deadline passed without news; `-EINTR` a signal came; `-ENOMEM`; `-EBADF` the fd is not open
 // (`BELL_LEVEL_CHECK`), or somebody has closed an fd of the library; `BELL_E_CANCELLED` unregistered, or
 // given another target, while it waited; `BELL_E_STALE`; `-EINVAL` direction, flags, negative deadline, target not
-// SLOT; `BELL_E_CLOSED` the manager was destroyed meanwhile (a closed *fd* is news: bit `BELL_CLOSED`).
+// SLOT; `BELL_E_CLOSED` the manager was destroyed meanwhile (a closed *fd* is news: bit `BELL_CLOSED`); with
+// `BELL_IO_URING` `-EMFILE`, `-ENFILE`, `-EAGAIN` as `bell_poll`.
 int32_t bell_slot_wait(struct bell_t *bell,
                        bell_handle handle,
                        uint32_t direction,
@@ -767,7 +769,7 @@ int32_t bell_queue_drain(struct bell_t *bell, bell_handle queue, struct bell_eve
 //
 // Errors: `-ETIMEDOUT`; `-EINTR` a signal came; `-ENOMEM`; `-EBADF` as `bell_poll`; `BELL_E_STALE`; `BELL_E_CANCELLED`
 // the queue was destroyed while it waited; `BELL_E_CLOSED` the manager was; `-EINVAL` not a queue, null, `capacity` 0,
-// negative deadline.
+// negative deadline; with `BELL_IO_URING` `-EMFILE`, `-ENFILE`, `-EAGAIN` as `bell_poll`.
 int32_t bell_queue_wait(struct bell_t *bell,
                         bell_handle queue,
                         struct bell_event *events,

@@ -17,6 +17,8 @@ typedef struct world {
     bell_event event;
     uint64_t ticket;
     int ended;
+    int crowd[50];
+    bell_handle crowd_handles[50];
 } world;
 
 typedef struct scenario {
@@ -1234,6 +1236,150 @@ static void do_waits_without_news_fail_cleanly(void)
     provoked(&wait);
 }
 
+/* ---- io_uring ---- */
+
+/* The ring is another thread's, so a driver needs a new one; that shall fail. */
+static void *turn_elsewhere(void *bell)
+{
+    turn(bell);
+    return NULL;
+}
+
+static void driven_elsewhere(world *w, int how)
+{
+    join_thread(start_thread(turn_elsewhere, w->bell));
+    news_on_its_way(w, how);
+}
+
+static void does_a_new_driver_fail_cleanly(void)
+{
+    const scenario s = {"driving by another thread", driven_elsewhere, drive, news_has_come,
+                        /* EBUSY: dup3's, for a number that somebody opens just now, which the ring's is not. */
+                        CODES(-EINTR, -ENOMEM, -EMFILE, -ENFILE, -EAGAIN, -EBUSY), NULL,
+                        FAULTS_OF(write) | FAULTS_OF(uring_probe), 0};
+    const scenario must = {.name = s.name, .provoked = CODES(-ENOMEM, -EMFILE, -ENFILE)};
+    if (!on_io_uring())
+        return;
+    for (int kind = 0; kind < LAND_KINDS; kind++)
+        if (kind != LAND_MVAR)
+            sweep_all_worlds(&s, FROM_EDGE | kind << 4);
+    provoked(&must);
+}
+
+enum { CROWD = 50 };
+
+/* A registration among many fds that have news: the kernel works off a part of that in one entry. */
+static void crowded(world *w, int how)
+{
+    watch_other(w, how);
+    for (int i = 0; i < CROWD; i++) {
+        w->crowd[i] = make_eventfd();
+        w->crowd_handles[i] = watch(w->bell, w->crowd[i], BELL_READ, BELL_ONESHOT, to_slot());
+    }
+    turn(w->bell);
+    for (int i = 0; i < CROWD; i++)
+        CHECK_EQ(eventfd_write(w->crowd[i], 1), 0);
+}
+
+static int32_t leave(world *w, int how)
+{
+    (void)how;
+    faults_begin();
+    int32_t r = bell_unregister(w->bell, w->made, 0);
+    faults_end();
+    return r;
+}
+
+/* What could not be submitted is submitted by the next turn: the file is let go, and who has news is told. */
+static void has_left(world *w, int how)
+{
+    (void)how;
+    CHECK_EQ(bell_unregister(w->bell, w->made, 0), BELL_E_STALE);
+    turn(w->bell);
+    CHECK_EQ(stats_of(w->bell).events, CROWD);
+    for (int i = 0; i < CROWD; i++) {
+        CHECK_EQ(bell_unregister(w->bell, w->crowd_handles[i], 0), BELL_FIRED);
+        CHECK_EQ(close(w->crowd[i]), 0);
+    }
+}
+
+static void does_leaving_succeed_when_the_cancel_cannot_be_submitted(void)
+{
+    const scenario s = {"bell_unregister", crowded, leave, has_left, NULL, NULL, 0, 0};
+    if (on_io_uring())
+        for (int mode = BELL_EDGE; mode <= BELL_ONESHOT; mode++)
+            sweep(&s, mode, EMPTY);
+}
+
+/* The set has a place for each number; here the numbers are high. */
+static void does_a_high_number_fail_cleanly(void)
+{
+    int low[200];
+    for (int timer = 0; timer < 2; timer++)
+        for (int at = 1, struck = 1; struck; at++) {
+            bell_t *bell = make_bell(1, 0);
+            int fd = make_eventfd(), high = fcntl(fd, F_DUPFD_CLOEXEC, 5000);
+            bell_fd_spec spec = fd_spec(high, BELL_READ, BELL_ONESHOT, to_poll());
+            bell_timeout_spec timeout = {.size = sizeof timeout, .clock = BELL_CLOCK_BOOT, .target = to_poll()};
+            bell_handle h = 7;
+            CHECK_GE(high, 5000);
+            for (int i = 0; i < 200; i++)
+                CHECK_GE(low[i] = dup(fd), 0);
+            for (int again = 0; again < 2; again++) {
+                faults_plan(again ? (faults){0} : (faults){.kinds = FAULTS_MEMORY, .at = at});
+                faults_begin();
+                int32_t r = timer ? bell_register_timeout(bell, &timeout, &h) : bell_register_fd(bell, &spec, &h);
+                faults_end();
+                if (!again) {
+                    struck = fault.struck;
+                    fault_points += struck > 0;
+                }
+                if (r == 0)
+                    break;
+                CHECK(!again);
+                CHECK_EQ(r, -ENOMEM);
+                CHECK(struck);
+                CHECK_EQ(h, 7);
+                CHECK_EQ(stats_of(bell).fds + stats_of(bell).timeouts, 0);
+            }
+            for (int i = 0; i < 200; i++)
+                CHECK_EQ(close(low[i]), 0);
+            CHECK_EQ(eventfd_write(fd, 1), 0);
+            CHECK_EQ(next_event(bell).handle, h);
+            CHECK_EQ(bell_unregister(bell, h, 0), BELL_FIRED);
+            CHECK_EQ(close(high), 0);
+            CHECK_EQ(close(fd), 0);
+            check_clean(bell);
+        }
+    faults_plan((faults){0});
+}
+
+/* Linux 6.1 to 6.5 has the ring with an array of indices; what is older, or lacks a feature, is refused. */
+static void does_an_older_kernel_do_or_is_it_refused(void)
+{
+    enum { NO_SQARRAY = 1 << 16, DEFER_TASKRUN = 1 << 13, NODROP = 1 << 1 };
+    bell_t *bell = (bell_t *)1;
+    int fds = live_fds();
+    if (!on_io_uring())
+        return;
+    hook_uring_unknown_flags = DEFER_TASKRUN;
+    CHECK_EQ(bell_create(NULL, &bell), BELL_E_UNSUPPORTED);
+    hook_uring_unknown_flags = 0;
+    hook_uring_no_features = NODROP;
+    CHECK_EQ(bell_create(NULL, &bell), BELL_E_UNSUPPORTED);
+    hook_uring_no_features = 0;
+    CHECK(bell == (bell_t *)1);
+    CHECK_EQ(live_fds(), fds);
+    hook_uring_unknown_flags = NO_SQARRAY;
+    world w;
+    world_open(&w, FULL);
+    news_on_its_way(&w, FROM_EDGE);
+    CHECK_EQ(drive(&w, 0), 1);
+    news_has_come(&w, FROM_EDGE);
+    world_close(&w);
+    hook_uring_unknown_flags = 0;
+}
+
 static void does_a_level_check_tell_of_a_closed_fd(void)
 {
     world w;
@@ -1761,6 +1907,10 @@ int main(void)
     RUN(is_no_news_lost_when_driving_fails);
     RUN(is_a_level_told_again_when_looking_fails);
     RUN(do_waits_without_news_fail_cleanly);
+    RUN(does_a_new_driver_fail_cleanly);
+    RUN(does_leaving_succeed_when_the_cancel_cannot_be_submitted);
+    RUN(does_a_high_number_fail_cleanly);
+    RUN(does_an_older_kernel_do_or_is_it_refused);
     RUN(does_a_level_check_tell_of_a_closed_fd);
     RUN(do_followers_fail_cleanly);
     RUN(museum_074_is_a_wake_that_fails_told_and_the_next_one_heard);

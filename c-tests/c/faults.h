@@ -9,7 +9,7 @@
  *     if (fault.struck) ...
  *
  * In the same way, what the library has allocated and not freed is counted (live_blocks), and a test may look in
- * between: hook_after_wait, hook_before_write, hook_clock_ns, hook_no_rdhup. */
+ * between: hook_after_wait, hook_before_write, hook_clock_ns, hook_no_rdhup, hook_uring_... */
 
 #ifndef FAULTS_H
 #define FAULTS_H
@@ -95,6 +95,8 @@ static int64_t hook_clock_ns;
 static int64_t hook_longest_wait_ns;
 /* A kernel that does not know RDHUP, as gVisor once. */
 static int hook_no_rdhup;
+/* What io_uring_setup does not know: these flags (EINVAL); it does not tell these features. */
+static uint32_t hook_uring_unknown_flags, hook_uring_no_features;
 
 static uint32_t live_blocks; /* allocated by the library, not freed */
 static uintptr_t library_from, library_to;
@@ -475,8 +477,19 @@ FAULTS_PLAIN long syscall(long number, ...)
 #endif
 #ifdef SYS_io_uring_enter
     enum { UNREGISTER_EVENTFD = 5 };
-    if (number == SYS_io_uring_setup && strikes(FAULT_uring_setup, CALLER))
-        return -1;
+    if (number == SYS_io_uring_setup) {
+        uint32_t *params; /* struct io_uring_params: the third are the flags, the sixth the features */
+        memcpy(&params, &a[1], sizeof params);
+        if (strikes(FAULT_uring_setup, CALLER))
+            return -1;
+        if (params[2] & hook_uring_unknown_flags) {
+            errno = EINVAL;
+            return -1;
+        }
+        long fd = next_syscall(number, a[0], a[1]);
+        params[5] &= ~hook_uring_no_features;
+        return fd;
+    }
     if (number == SYS_io_uring_register &&
         strikes(a[1] == UNREGISTER_EVENTFD ? FAULT_uring_probe : FAULT_uring_register, CALLER))
         return -1;

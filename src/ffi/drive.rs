@@ -14,7 +14,8 @@ use crate::error::Error;
 /// Errors: `-EINVAL` unknown shard, negative time, null `events`; `BELL_E_BUSY` another thread is in `bell_poll` on
 /// this shard, or a library thread drives it; `-EINTR` a signal came while it waited, `-ENOMEM`: nothing is lost, call
 /// again; `-EBADF` somebody has closed an fd of the library; `BELL_E_CLOSED` the manager was destroyed meanwhile; with
-/// `BELL_IO_URING`, when another thread has driven before, `-EMFILE`, `-ENFILE`: there is no fd for a new ring.
+/// `BELL_IO_URING`, when another thread has driven before, `-EMFILE`, `-ENFILE`, `-EAGAIN`: what a new ring needs is
+/// lacking, and nothing is lost.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bell_poll(
     bell: *mut bell_t,

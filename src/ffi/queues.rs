@@ -56,7 +56,7 @@ pub unsafe extern "C" fn bell_queue_drain(
 ///
 /// Errors: `-ETIMEDOUT`; `-EINTR` a signal came; `-ENOMEM`; `-EBADF` as `bell_poll`; `BELL_E_STALE`; `BELL_E_CANCELLED`
 /// the queue was destroyed while it waited; `BELL_E_CLOSED` the manager was; `-EINVAL` not a queue, null, `capacity` 0,
-/// negative deadline.
+/// negative deadline; with `BELL_IO_URING` `-EMFILE`, `-ENFILE`, `-EAGAIN` as `bell_poll`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bell_queue_wait(
     bell: *mut bell_t,

@@ -38,7 +38,8 @@ pub extern "C" fn bell_slot_consume(bell: *mut bell_t, handle: bell_handle, dire
 /// Errors: `-ETIMEDOUT` the deadline passed without news; `-EINTR` a signal came; `-ENOMEM`; `-EBADF` the fd is not open
 /// (`BELL_LEVEL_CHECK`), or somebody has closed an fd of the library; `BELL_E_CANCELLED` unregistered, or
 /// given another target, while it waited; `BELL_E_STALE`; `-EINVAL` direction, flags, negative deadline, target not
-/// SLOT; `BELL_E_CLOSED` the manager was destroyed meanwhile (a closed *fd* is news: bit `BELL_CLOSED`).
+/// SLOT; `BELL_E_CLOSED` the manager was destroyed meanwhile (a closed *fd* is news: bit `BELL_CLOSED`); with
+/// `BELL_IO_URING` `-EMFILE`, `-ENFILE`, `-EAGAIN` as `bell_poll`.
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_slot_wait(
     bell: *mut bell_t,
