@@ -3,7 +3,7 @@
 use super::backend_io_uring::*;
 use crate::backend::*;
 use crate::error::Error;
-use crate::event::{Clock, Ready};
+use crate::event::{Clock, NEVER, Ready};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -106,6 +106,24 @@ fn settle_lets_go_of_the_file_from_wherever_it_is_called() {
         close(mine);
         assert_quiet(&b);
     }
+}
+
+/// A number that was closed behind the library's back may be one of its own by now.
+#[test]
+fn a_number_that_is_the_library_s_own_is_refused() {
+    let b = make().unwrap();
+    b.set_alarm(Clock::Real, NEVER - 1).unwrap();
+    let own = b.own_fds();
+    let [ring, waker, alarm] = own[..] else { panic!("ring, waker, alarm: {own:?}") };
+    for fd in [ring, waker, alarm] {
+        assert_eq!(b.add(fd, R, Trigger::Edge, false, cookie(1)), Err(Error::BADF));
+        assert_eq!(b.modify(fd, R, Trigger::Edge, cookie(1)), Err(Error::BADF));
+    }
+    assert_eq!(b.remove(waker), Err(Error::BADF));
+    assert_eq!(b.remove(alarm), Err(Error::BADF));
+    assert_eq!(b.registered().unwrap(), vec![]);
+    b.wake().unwrap();
+    assert_eq!(wait(&b, LONG), vec![], "the wake is heard as ever");
 }
 
 /// Oddity a, b: readiness of both kinds before, between and after, and nobody is told twice of a one-shot.
