@@ -43,7 +43,8 @@ JOBS = int(os.environ.get("JOBS") or 1)
 STEPS = int(os.environ.get("STEPS") or 400000)
 WANTED = 90.0
 # Fast to run, and it checks itself.
-PROFILE = dict(LTO="off", CODEGEN_UNITS="16", OPT_LEVEL="2", DEBUG="false", DEBUG_ASSERTIONS="true")
+PROFILE = dict(LTO="off", CODEGEN_UNITS="16", OPT_LEVEL="2", DEBUG="false", DEBUG_ASSERTIONS="true",
+               OVERFLOW_CHECKS="true")
 ENVIRONMENT = dict(os.environ, **{f"CARGO_PROFILE_RELEASE_{k}": v for k, v in PROFILE.items()})
 for variable in ("CARGO_TARGET_DIR", "SEED", "STEPS", "JOBS", "MAKEFLAGS", "RUSTFLAGS"):
     ENVIRONMENT.pop(variable, None)

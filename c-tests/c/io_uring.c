@@ -403,6 +403,23 @@ static void a_child_takes_over_and_the_parent_goes_on(void)
     close_pair(fds);
 }
 
+/* Each number has a place, and there are more fds tomorrow: but not eight times as many. */
+static void the_table_of_fds_grows_by_an_eighth(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    int fd = make_eventfd(), high = fcntl(fd, F_DUPFD_CLOEXEC, 5000), next = fcntl(fd, F_DUPFD_CLOEXEC, high + 1);
+    CHECK_GE(high, 5000);
+    CHECK_GE(next, high + 1);
+    watch(bell, high, BELL_READ, BELL_ONESHOT, to_poll());
+    uint64_t before = stats_of(bell).heap_bytes;
+    watch(bell, next, BELL_READ, BELL_ONESHOT, to_poll());
+    CHECK_LE(stats_of(bell).heap_bytes - before, (uint64_t)high / 4 * 24);
+    CHECK_EQ(bell_close_fd(bell, high), 0);
+    CHECK_EQ(bell_close_fd(bell, next), 0);
+    CHECK_EQ(close(fd), 0);
+    CHECK_EQ(bell_destroy(bell, 0), 0);
+}
+
 int main(void)
 {
     bell_config config;
@@ -417,6 +434,7 @@ int main(void)
     CHECK_EQ(r, 0);
     CHECK_EQ(bell_destroy(bell, 0), 0);
     RUN(what_it_cannot_do_is_refused);
+    RUN(the_table_of_fds_grows_by_an_eighth);
     RUN(nothing_is_lost_when_the_driver_changes);
     RUN(waiters_drive_in_turn);
     RUN(museum_013_a_closed_file_is_closed_when_the_call_returns);
