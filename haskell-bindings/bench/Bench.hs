@@ -85,7 +85,7 @@ socketPairs :: Int -> ([(S.Socket, S.Socket)] -> IO a) -> IO a
 socketPairs n = bracket (replicateM n (S.socketPair S.AF_UNIX S.Stream S.defaultProtocol)) (mapM_ (\(a, b) -> S.close a >> S.close b))
 
 -- | One end: receives a byte, and sends it.
-data End = End { received :: IO (), sent :: IO (), endFd :: !CInt, buffer :: !(Ptr Word8) }
+data End = End { received :: IO (), afterSending :: IO (), endFd :: !CInt, buffer :: !(Ptr Word8) }
 
 -- | The memory is the program's until it ends.
 endOf :: CInt -> IO () -> IO End
@@ -113,7 +113,7 @@ floorEnds :: (CInt, CInt) -> IO (End, End)
 floorEnds (a, b) = do
   x <- newEmptyMVar
   y <- newEmptyMVar
-  let end fd mine other = endOf fd (fail "nothing there") >>= \e -> pure e { received = takeMVar mine >> received e, sent = putMVar other () }
+  let end fd mine other = endOf fd (fail "nothing there") >>= \e -> pure e { received = takeMVar mine >> received e, afterSending = putMVar other () }
   (,) <$> end a x y <*> end b y x
 
 -- | @n@ pairs of green threads send a byte to and fro for a while.
@@ -170,7 +170,7 @@ sendByte :: End -> IO ()
 sendByte e = do
   r <- c_send (endFd e) (buffer e) 1 0x4000
   when (r /= 1) $ fail "the socket is full"
-  sent e
+  afterSending e
 
 -- | What happened per operation while the action ran: the rate is the second.
 sampled :: IO Int -> IO () -> IO ([(String, Double)], Double)
@@ -239,7 +239,7 @@ timers n rounds _ = do
     (costs, rate) <- sampled (readIORef done) $ do
       case side of
         Ghc -> replicateM_ n (G.registerTimeout tm 200000000 (void (tryPutMVar v ())) >>= G.unregisterTimeout tm)
-        Ours -> replicateM_ n (B.registerTimeout m (B.ToMVar v) 200000000 >>= B.unregisterTimeout m)
+        _ -> replicateM_ n (B.registerTimeout m (B.ToMVar v) 200000000 >>= B.unregisterTimeout m)
       writeIORef done n
     -- 'sampled' halves the bytes: two waits a round trip.
     pure (("rate", rate) : [(if k == "bytes_per_wait" then "bytes" else k, if k == "bytes_per_wait" then 2 * x else x) | (k, x) <- costs])
