@@ -623,7 +623,8 @@ cancelWait (Just side) waiter = atomicModifyIORef' (sWaiters side) (\l -> (filte
 -- | Runs an action that closes an fd between @bell_close_begin@ and @bell_close_end@, and tells its waiters.
 closeFdThrough :: Manager -> IO () -> Fd -> IO ()
 closeFdThrough m close (Fd number) = mask_ $ alloca $ \out -> do
-  begun <- bell_close_begin (mBell m) (fromIntegral number) out
+  -- Not a safe call: where many close at once, each would hand the capability to another OS thread.
+  begun <- closeBeginNow (mBell m) (fromIntegral number) out
   if begun == e_FORKED then afterFork m >> defaultManager >>= \new -> closeFdThrough new close (Fd number)
   else if begun == e_CLOSED then untilClosed >> closeFdThrough m close (Fd number)
   else if begun < 0 then close   -- a number that cannot be an fd: let the action say so

@@ -18,7 +18,7 @@ module System.Doorbell.Internal.Raw
     -- * File descriptors
   , registerFdPoll, bell_register_fd, bell_modify, bell_rearm, bell_retarget, bell_unregister, bell_unregister_sync
   , bell_register_fd_batch, bell_rearm_batch, bell_unregister_batch
-  , bell_close_begin, bell_close_end, bell_close_fd
+  , bell_close_begin, closeBeginNow, bell_close_end, bell_close_fd
     -- * Timeouts
   , registerTimeoutPoll, bell_register_timeout, bell_update_timeout, bell_timeout_get
     -- * User events
@@ -118,6 +118,9 @@ foreign import ccall safe "bell_unregister" bell_unregister_sync :: BellPtr -> H
 foreign import ccall safe bell_unregister_batch :: BellPtr -> Ptr Handle -> Word32 -> Word32 -> Ptr Int32 -> IO Int32
 -- | First half of closing an fd; gives a ticket.
 foreign import ccall safe bell_close_begin :: BellPtr -> Int32 -> Ptr Word64 -> IO Int32
+-- | The same, only for managers on epoll with nothing but targets POLL: there it waits for nothing but short locks. (With io_uring it waits for
+-- the driver, who may need the capability.)
+foreign import ccall unsafe "bell_close_begin" closeBeginNow :: BellPtr -> Int32 -> Ptr Word64 -> IO Int32
 -- | Second half, with the ticket.
 foreign import ccall unsafe bell_close_end :: BellPtr -> Int32 -> Word64 -> IO Int32
 -- | Both, and @close(2)@ between.
