@@ -47,11 +47,11 @@ name Floor = "floor"
 
 -- | So many rounds, each of both sides, in an order that changes.
 alternate :: Int -> (Side -> IO [(String, Double)]) -> IO ()
-alternate = alternating Ghc Ours
+alternate = alternating [Ghc, Ours]
 
-alternating :: Side -> Side -> Int -> (Side -> IO [(String, Double)]) -> IO ()
-alternating a b rounds measure = forM_ [1 .. rounds] $ \i ->
-  forM_ (if odd i then [a, b] else [b, a]) $ \side -> do
+alternating :: [Side] -> Int -> (Side -> IO [(String, Double)]) -> IO ()
+alternating sides rounds measure = forM_ [1 .. rounds] $ \i ->
+  forM_ (if odd i then sides else reverse sides) $ \side -> do
     samples <- measure side
     forM_ samples $ \(metric, value) -> putStrLn (unwords ["sample", name side, metric, show value])
 
@@ -67,8 +67,8 @@ main = do
   takeMVar done
   where
     run [what, n, rounds, ms] = case what of
-      "pingpong" -> pingPong Ghc Ours (read n) (read rounds) (read ms)
-      "beside" -> pingPong Stream Floor (read n) (read rounds) (read ms)
+      "pingpong" -> pingPong [Ghc, Ours, Stream] (read n) (read rounds) (read ms)
+      "floor" -> pingPong [Floor] (read n) (read rounds) (read ms)
       "stm" -> stmWaits (read n) (read rounds) (read ms)
       "waits" -> countedWaits n (read rounds) (read ms)
       "timers" -> timers (read n) (read rounds) (read ms)
@@ -117,10 +117,10 @@ floorEnds (a, b) = do
   (,) <$> end a x y <*> end b y x
 
 -- | @n@ pairs of green threads send a byte to and fro for a while.
-pingPong :: Side -> Side -> Int -> Int -> Int -> IO ()
-pingPong one other n rounds ms = socketPairs n $ \pairs -> do
+pingPong :: [Side] -> Int -> Int -> Int -> IO ()
+pingPong sides n rounds ms = socketPairs n $ \pairs -> do
   fds <- forM pairs $ \(a, b) -> (,) <$> S.unsafeFdSocket a <*> S.unsafeFdSocket b
-  alternating one other rounds $ \side -> case side of
+  alternating sides rounds $ \side -> case side of
     Ghc -> forM fds (\(a, b) -> (,) <$> ghcEnd a <*> ghcEnd b) >>= playing ms
     Ours -> watching fds ourEnd
     Stream -> watching fds streamEnd
