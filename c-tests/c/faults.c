@@ -1566,6 +1566,35 @@ static void museum_058_are_those_left_told_when_the_kernel_refuses(void)
         }
 }
 
+static world *modified_world;
+
+static void modify_it(void)
+{
+    hook_after_wait = NULL;
+    CHECK_OK(bell_modify(modified_world->bell, modified_world->made, BELL_PRI, BELL_ONESHOT));
+}
+
+/* The kernel has reported, and nobody asks for that any more when the library looks. */
+static void is_news_that_nobody_wants_any_more_counted(void)
+{
+    world w;
+    if (!has_feature(BELL_FEATURE_EPOLL))
+        return; /* the other backends see to it themselves */
+    world_open(&w, EMPTY);
+    modified_world = &w;
+    w.made = watch(w.bell, w.other, BELL_READ, BELL_ONESHOT, to_poll());
+    CHECK_EQ(eventfd_write(w.other, 1), 0);
+    hook_after_wait = modify_it;
+    turn(w.bell);
+    CHECK(hook_after_wait == NULL);
+    CHECK_EQ(stats_of(w.bell).spurious, 1);
+    CHECK_OK(bell_modify(w.bell, w.made, BELL_READ, BELL_ONESHOT));
+    CHECK_EQ(next_event(w.bell).handle, w.made);
+    CHECK_EQ(stats_of(w.bell).spurious, 1);
+    CHECK_EQ(bell_unregister(w.bell, w.made, 0), BELL_FIRED);
+    world_close(&w);
+}
+
 enum { MANY = 40 };
 static int to_close;
 
@@ -1916,6 +1945,7 @@ int main(void)
     RUN(museum_074_is_a_wake_that_fails_told_and_the_next_one_heard);
     RUN(does_pollable_fd_fail_cleanly);
     RUN(museum_058_are_those_left_told_when_the_kernel_refuses);
+    RUN(is_news_that_nobody_wants_any_more_counted);
     RUN(are_all_told_when_there_is_no_memory_to_put_some_off);
     RUN(is_a_torn_state_refused_to_the_child);
     RUN(does_taking_over_in_a_child_fail_cleanly);
