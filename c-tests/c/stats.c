@@ -115,6 +115,7 @@ static void an_edge_costs_no_change_of_the_kernels_set(void)
         CHECK_EQ(bell_slot_wait(bell, handle, BELL_READ, 0, 0), -ETIMEDOUT);
     }
     CHECK_EQ(stats_of(bell).ctl_calls, ctl);
+    CHECK_EQ(stats_of(bell).events, rounds(1000)); /* each byte was news, and nothing else */
     CHECK_OK(bell_unregister(bell, handle, 0));
     CHECK_EQ(stats_of(bell).ctl_calls, ctl + 1);
     close_pair(fds);

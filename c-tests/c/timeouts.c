@@ -67,6 +67,28 @@ static void the_clocks_are_those_of_the_system(void)
     CHECK_EQ(bell_now(UINT32_MAX), -EINVAL);
 }
 
+/* Nobody else ends this sleep: the kernel is told when, by each clock. */
+static void a_deadline_of_each_clock_ends_a_sleep_without_end(void)
+{
+    for (uint32_t clock = 0; clock < 3; clock++) {
+        bell_t *bell = make_bell(1, 0);
+        bell_event e = {0};
+        bell_handle h;
+        if (clock > 0 && !has_feature(BELL_FEATURE_CLOCKS)) {
+            check_clean(bell);
+            continue;
+        }
+        bell_timeout_spec spec = timeout_spec(bell_now(clock) + MS(5), to_poll());
+        spec.clock = clock;
+        CHECK_OK(bell_register_timeout(bell, &spec, &h));
+        CHECK_EQ(bell_poll(bell, 0, &e, 1, BELL_NEVER), 1);
+        CHECK_EQ(e.handle, h);
+        CHECK_GE(bell_now(clock), spec.deadline_ns);
+        CHECK_EQ(bell_unregister(bell, h, 0), BELL_FIRED);
+        check_clean(bell);
+    }
+}
+
 static void zero_fires_at_once_and_once(void)
 {
     bell_t *bell = make_bell(1, 0);
@@ -948,6 +970,7 @@ int main(void)
 {
     RUN(no_sample_is_early);
     RUN(the_clocks_are_those_of_the_system);
+    RUN(a_deadline_of_each_clock_ends_a_sleep_without_end);
     RUN(zero_fires_at_once_and_once);
     RUN(the_far_future_is_silent);
     RUN(bad_timeouts_are_refused);
