@@ -74,6 +74,9 @@ pub const BELL_AUTO_RELEASE: u32 = 8;
 /// Registering and arming take effect in the driver's next turn, or at once while it sleeps, for the price of a wake.
 /// Nothing is lost: the kernel looks at the fd then. An fd that was closed meanwhile is told `BELL_CLOSED` with -EBADF.
 ///
+/// Readiness is noted when it comes: an event of a `BELL_EDGE` or `BELL_LEVEL` registration may tell what was true before
+/// the event before it, and has been drained since.
+///
 /// The kernel keeps a file that it watches open: `close(2)` of a registered fd closes nothing until the registration
 /// ends. `bell_unregister`, `bell_close_begin` and `bell_close_fd` return when the kernel has let go of the file if
 /// they are called by the driver, while it sleeps, or where a library thread drives (they wait for it, shortly);
