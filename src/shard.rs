@@ -675,7 +675,7 @@ impl Shard {
                 Direction::Read => Interest::READ | Interest::RDHUP,
                 Direction::Write => Interest::WRITE,
             };
-            let ready = taken | backend::ready_now(fd, interest)? & interest.wants();
+            let ready = taken | self.backend.look(fd, interest)? & interest.wants();
             if !ready.is_empty() {
                 return Ok(ready.0 as i32);
             }

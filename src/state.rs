@@ -5,7 +5,7 @@
 //! the first registration's handle as cookie. Every arming makes a system call, though the union may be the same: it
 //! makes the kernel look again, and it finds out if the number means another file by now (twisted#12681).
 use crate::abi::{BELL_CANCELLED, BELL_FIRED, bell_counters, bell_event};
-use crate::backend::{self, Backend, Events, Trigger};
+use crate::backend::{Backend, Events, Trigger};
 use crate::deliveries::Deliveries;
 use crate::error::{Error, Result};
 use crate::event::{Clock, Handle, Interest, Kind, Mode, NEVER, Ready};
@@ -249,7 +249,8 @@ impl State {
                 let number = self.reg.fds.at(head).value.fd;
                 while at != NIL {
                     let entry = self.reg.fds.at(at);
-                    let (next, armed) = (entry.link, entry.value.is(ARMED));
+                    // One that the kernel does not watch has no part in it: its file has the number of a closed one.
+                    let (next, armed) = (entry.link, entry.value.is(ARMED) && !entry.value.is(ALWAYS));
                     if out.batch.is_full() {
                         return self.later(number, false);
                     }
@@ -639,7 +640,7 @@ impl State {
         // Readiness wins a tie. If the kernel had more to report than fitted, this fd may be among the rest.
         let mut ready = Ready::TIMEOUT;
         if !looked_at_all && one_shot {
-            ready = backend::ready_now(number, interest).map_or(ready, |r| r & interest.wants());
+            ready = env.backend.look(number, interest).map_or(ready, |r| r & interest.wants());
             if ready.is_empty() {
                 ready = Ready::TIMEOUT;
             }
@@ -765,7 +766,7 @@ impl State {
             return self.tell_always(index);
         }
         if now {
-            let ready = backend::ready_now(number, fd.interest).unwrap_or_default() & wants;
+            let ready = env.backend.look(number, fd.interest).unwrap_or_default() & wants;
             if !ready.is_empty() {
                 self.fire_fd(env, index, ready, 0, out);
                 // It may have been armed again since its drain: then the kernel still watches for it.

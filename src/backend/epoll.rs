@@ -222,6 +222,10 @@ impl Backend {
         Ok(all)
     }
 
+    pub fn has(&self, fd: i32) -> bool {
+        fd == self.epoll.0 || fd == self.waker.0 || self.alarms.have(fd) || self.outer.get() == Some(fd)
+    }
+
     pub fn heap_bytes(&self) -> usize {
         0
     }

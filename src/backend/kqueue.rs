@@ -170,6 +170,10 @@ impl Backend {
         Ok(all)
     }
 
+    pub fn has(&self, fd: i32) -> bool {
+        fd == self.kqueue.fd.0
+    }
+
     pub fn heap_bytes(&self) -> usize {
         self.set.lock().heap_bytes()
     }

@@ -81,6 +81,9 @@ impl Backend {
     pub fn registered(&self) -> Result<Vec<Registered>> {
         either!(self, b => b.registered())
     }
+    pub fn has(&self, fd: i32) -> bool {
+        either!(self, b => b.has(fd))
+    }
     pub fn heap_bytes(&self) -> usize {
         either!(self, b => b.heap_bytes())
     }

@@ -139,6 +139,11 @@ impl Backend {
 }
 
 impl Backend {
+    /// `ready_now` of an fd that is the user's: a number that was closed behind our back may be one of our own by now.
+    pub fn look(&self, fd: i32, interest: Interest) -> Result<Ready> {
+        if self.has(fd) { Err(Error::BADF) } else { ready_now(fd, interest) }
+    }
+
     pub fn of_choice(io_uring: bool) -> Result<Backend> {
         if io_uring { Backend::with_io_uring() } else { Backend::new() }
     }

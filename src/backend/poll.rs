@@ -155,10 +155,14 @@ impl Backend {
 
     /// A number that was closed behind our back may be one of our own fds by now.
     fn check_theirs(&self, fd: i32) -> Result<()> {
+        if self.has(fd) { Err(Error::BADF) } else { Ok(()) }
+    }
+
+    pub fn has(&self, fd: i32) -> bool {
         let ours = fd == self.bell.0.0 || fd == self.bell.1.0;
         #[cfg(target_os = "linux")]
         let ours = ours || self.alarms.have(fd);
-        if ours { Err(Error::BADF) } else { Ok(()) }
+        ours
     }
 
     fn change(&self, edit: impl FnOnce(&mut Set) -> Result<()>) -> Result<()> {

@@ -444,7 +444,11 @@ impl Backend {
 
     /// A number that was closed behind our back may be one of our own fds by now: that entry is not the user's.
     fn refuse_own(&self, fd: i32) -> Result<()> {
-        if fd == self.waker.0 || fd == self.ring || self.alarms.have(fd) { Err(Error::BADF) } else { Ok(()) }
+        if self.has(fd) { Err(Error::BADF) } else { Ok(()) }
+    }
+
+    pub fn has(&self, fd: i32) -> bool {
+        fd == self.waker.0 || fd == self.ring || self.alarms.have(fd)
     }
 
     fn change(&self, edit: impl FnOnce(&mut Set) -> Result<()>) -> Result<()> {

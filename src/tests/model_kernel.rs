@@ -65,6 +65,9 @@ impl Backend {
     pub fn registered(&self) -> Result<Vec<Registered>> {
         Ok(Vec::new())
     }
+    pub fn has(&self, _: i32) -> bool {
+        false
+    }
     pub fn heap_bytes(&self) -> usize {
         0
     }

@@ -315,7 +315,8 @@ impl Player {
                 if one_shot {
                     r.deadline = NEVER;
                 } else if r.what == What::Fd {
-                    r.deadline = NEVER;
+                    // Or it was told something else, and the deadline waits for a turn.
+                    (r.deadline, r.vague) = (NEVER, true);
                 }
             }
             if one_shot {
