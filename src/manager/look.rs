@@ -39,7 +39,7 @@ impl Manager {
             sum.timers_fired += c.timers_fired;
             sum.timers_cancelled += c.timers_cancelled;
             sum.late_max_ns = sum.late_max_ns.max(c.late_max_ns);
-            sum.late_sum_ns += c.late_sum_ns;
+            sum.late_sum_ns = sum.late_sum_ns.saturating_add(c.late_sum_ns);
             sum.handovers += c.handovers;
             sum.heap_bytes += (st.reg.heap_bytes()
                 + st.timers.iter().map(|t| t.heap_bytes()).sum::<usize>()
