@@ -314,12 +314,13 @@ impl Alarms {
             })
         };
         // ECANCELED: the clock jumped since the last call. The timer is armed all the same, by the new time; only its
-        // record of the flags was skipped (fs/timerfd.c, timerfd_setup), so once more.
-        match set() {
-            Err(e) if e.code() == -libc::ECANCELED => set(),
-            r => r,
-        }?;
-        Ok(())
+        // record of the flags was skipped (fs/timerfd.c, timerfd_setup), so again.
+        loop {
+            match set() {
+                Err(e) if e.code() == -libc::ECANCELED => {}
+                r => return r.map(drop),
+            }
+        }
     }
 
     /// Without a branch for each, because every change of the set asks. Acquire is not needed: nothing behind the number is used.
