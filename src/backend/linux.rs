@@ -37,6 +37,7 @@ impl Backend {
         crate::heap::boxed(uring::Backend::new()?).map(Backend::Uring)
     }
     #[cfg(test)]
+    #[cfg_attr(doorbell_sim, allow(dead_code))]
     pub fn with_small_io_uring(entries: u32) -> Backend {
         Backend::Uring(Box::new(uring::Backend::with_entries(entries, entries).unwrap()))
     }
@@ -109,16 +110,19 @@ impl Backend {
     }
 
     #[cfg(test)]
+    #[cfg_attr(doorbell_sim, allow(dead_code))]
     pub fn forbid_pwait2(&self) {
         if let Backend::Epoll(b) = self {
             b.forbid_pwait2();
         }
     }
     #[cfg(test)]
+    #[cfg_attr(doorbell_sim, allow(dead_code))]
     pub fn parse(line: &str) -> Option<Registered> {
         epoll::Backend::parse(line)
     }
     #[cfg(test)]
+    #[cfg_attr(doorbell_sim, allow(dead_code))]
     pub fn own_fds(&self) -> Vec<i32> {
         either!(self, b => b.own_fds())
     }

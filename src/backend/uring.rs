@@ -671,6 +671,7 @@ impl Backend {
     }
 
     #[cfg(test)]
+    #[cfg_attr(doorbell_sim, allow(dead_code))]
     pub fn own_fds(&self) -> Vec<i32> {
         let own = [self.set.lock().ring.fd(), self.waker.0];
         own.into_iter().chain(self.alarms.live().map(|(fd, _)| fd)).collect()
