@@ -35,7 +35,7 @@ module System.Doorbell.Internal
   , throwBell, throwForked, badFd
   ) where
 
-import Control.Concurrent (forkIO, forkOn, getNumCapabilities, killThread, rtsSupportsBoundThreads, yield)
+import Control.Concurrent (forkOn, getNumCapabilities, rtsSupportsBoundThreads, yield)
 import Control.Concurrent.MVar
 import Control.Exception hiding (handle)
 import Control.Monad
@@ -373,37 +373,40 @@ dispatch m shard = mask_ $ bracket (mallocBytes (batch * eventSize)) free $ \eve
 
 -- | The runtime that is not threaded must not block in a call: when there is nothing, its own manager watches the shard's fd. As long as there
 -- is something, this saves it a @select@ for each turn of its scheduler.
+--
+-- That runtime looks for threads that wait for what can never come only while nobody waits for an fd, and the dispatcher does. So, when
+-- nothing has come for as long as the threaded runtime takes to be idle (0.3 s), it collects once. A timeout of the shard tells when: while
+-- a thread were in a delay of the runtime's own, each turn of the scheduler would cost a @select@ again.
 dispatchNested :: Manager -> Int -> IO ()
 dispatchNested m shard = mask_ $ bracket (mallocBytes (batch * eventSize)) free $ \events -> do
   fd <- bell_pollable_fd (mBell m) (fromIntegral shard)
   -- That of a parent's manager, which in a forked child is asked once before it is replaced, has nothing to do.
   when (fd < 0 && fd /= e_FORKED) $ throwBell "bell_pollable_fd" fd
-  busy <- newMVar ()
-  turns <- newIORef (0 :: Int)
-  let go = do
+  timers <- unsafeReadIOArray (mTimers m) shard
+  rung <- newIORef False
+  let go :: Bool -> Int -> IO ()
+      -- Whether the timeout is set, and how much news has come since.
+      go !set !since = do
         -- First: this runtime puts threads that an fd has woken before all others.
         yield
-        n <- bell_poll_now (mBell m) (fromIntegral shard) events (fromIntegral batch) 0
+        n <- fromIntegral <$> bell_poll_now (mBell m) (fromIntegral shard) events (fromIntegral batch) 0
         stop <- readCounter (mStop m)
-        if stop /= 0 || n < 0 && n /= eINTR_ then pure () else do
-          if n > 0
-            then do
-              modifyIORef' turns (+ 1)
-              void $ tryPutMVar busy ()
-              deliver m events (fromIntegral n)
-            else Conc.threadWaitRead (Fd (fromIntegral fd))
-          go
-  unless (fd < 0) $ bracket (forkIO (collectWhenIdle busy turns)) killThread (const go)
-
--- | This runtime looks for threads that wait for what can never come only while nobody waits for an fd, and the dispatcher does. So,
--- when nothing has come for as long as the threaded runtime takes to be idle (0.3 s), it collects once.
-collectWhenIdle :: MVar () -> IORef Int -> IO ()
-collectWhenIdle busy turns = forever $ takeMVar busy >> readIORef turns >>= settle
-  where
-    settle before = do
-      Conc.threadDelay 300000
-      now <- readIORef turns
-      if now == before then performMajorGC else settle now
+        if stop /= 0 || n < 0 && n /= fromIntegral eINTR_ then pure ()
+        else if n <= 0 then Conc.threadWaitRead (Fd (fromIntegral fd)) >> go set since
+        else do
+          deliver m events n
+          over <- readIORef rung
+          if set && not over then go True (since + n)
+          else do
+            writeIORef rung False
+            -- The ring itself is news.
+            if over && since + n == 1 then performMajorGC >> go False 0 else setTimeout >>= \done -> go done 0
+      setTimeout = do
+        now <- bell_now 0
+        timer <- startTimer timers (now + 300000000) (Doing (writeIORef rung True))
+        -- Without memory: at the next news.
+        pure (timerError timer == 0)
+  unless (fd < 0) $ setTimeout >>= \done -> go done 0
 
 deliver :: Manager -> Ptr () -> Int -> IO ()
 deliver m events n = go 0 0
