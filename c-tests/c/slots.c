@@ -402,6 +402,44 @@ static void a_sleeper_is_told_when_it_is_unregistered(void)
     }
 }
 
+/* With its first news: the slot is nobody's any more, and the other word hears no more of it. */
+static void sleepers_on_both_words_end_when_a_registration_releases_itself(void)
+{
+    bell_t *bell = make_bell(1, 1);
+    for (int i = 0; i < rounds(100); i++) {
+        int fds[2];
+        bell_handle handle;
+        sleeper s[2];
+        pthread_t t[2];
+        make_sockets(fds);
+        if (i % 2) {
+            bell_fd_spec spec = fd_spec(fds[0], BELL_READ, BELL_ONESHOT, to_slot());
+            spec.flags = BELL_AUTO_RELEASE;
+            CHECK_OK(bell_register_fd(bell, &spec, &handle));
+        } else {
+            bell_timeout_spec spec = timeout_spec(now_ns() + SEC(1000), to_slot());
+            spec.flags = BELL_AUTO_RELEASE;
+            CHECK_OK(bell_register_timeout(bell, &spec, &handle));
+        }
+        for (int k = 0; k < 2; k++) {
+            s[k] = (sleeper){.bell = bell, .handle = handle, .direction = k ? BELL_WRITE : BELL_READ};
+            t[k] = start_thread(sleep_on_slot, &s[k]);
+        }
+        AWAIT(stats_of(bell).waiters == 2);
+        if (i % 2)
+            put_byte(fds[1]);
+        else
+            CHECK_OK(bell_update_timeout(bell, handle, 0));
+        for (int k = 0; k < 2; k++) {
+            join_thread(t[k]);
+            CHECK_EQ(s[k].result, BELL_E_CANCELLED);
+        }
+        CHECK_EQ(bell_unregister(bell, handle, 0), BELL_E_STALE);
+        close_pair(fds);
+    }
+    check_clean(bell);
+}
+
 static void a_sleeper_is_told_when_the_manager_ends(void)
 {
     for (uint32_t threads = 0; threads < 2; threads++)
@@ -618,6 +656,7 @@ int main(void)
     RUN(reader_and_writer_of_one_registration_do_not_steal);
     RUN(each_piece_of_news_ends_one_wait);
     RUN(a_sleeper_is_told_when_it_is_unregistered);
+    RUN(sleepers_on_both_words_end_when_a_registration_releases_itself);
     RUN(a_sleeper_is_told_when_the_manager_ends);
     RUN(a_signal_ends_a_wait);
     RUN(level_check_asks_the_kernel_first);
