@@ -631,6 +631,43 @@ static void a_ghost_that_is_still_registered_does_not_spin(void)
     }
 }
 
+/* Too late: the number is closed already when the library hears of it, and the kernel goes on with an edge of a dup that
+ * nobody can take out. */
+static void the_ghost_of_one_that_was_told_of_its_close_goes(void)
+{
+    enum { BYTES = 100 };
+    bell_t *bell = make_bell(1, 0);
+    bell_event e;
+    bell_counters c;
+    uint64_t ticket;
+    int fds[2], copy;
+    if (!has_feature(BELL_FEATURE_EPOLL)) {
+        check_clean(bell);
+        return;
+    }
+    make_sockets(fds);
+    copy = fcntl(fds[0], F_DUPFD_CLOEXEC, 0);
+    bell_handle ghost = watch(bell, fds[0], BELL_READ, BELL_EDGE, to_poll());
+    CHECK_EQ(close(fds[0]), 0);
+    CHECK_EQ(bell_close_begin(bell, fds[0], &ticket), 0);
+    CHECK_EQ(bell_close_end(bell, fds[0], ticket), 0);
+    e = next_event(bell);
+    CHECK_EQ(e.handle, ghost);
+    CHECK_EQ(e.ready, BELL_CLOSED);
+    for (int i = 0; i < BYTES; i++) {
+        put_byte(fds[1]);
+        CHECK_EQ(bell_poll(bell, 0, &e, 1, 0), 0);
+    }
+    c = stats_of(bell);
+    CHECK_EQ(c.ghosts, 1);
+    CHECK_EQ(c.rebuilds, 1);
+    CHECK_LT(c.stale_dropped, BYTES / 2);
+    CHECK_EQ(bell_unregister(bell, ghost, 0), BELL_FIRED);
+    CHECK_EQ(close(copy), 0);
+    CHECK_EQ(close(fds[1]), 0);
+    check_clean(bell);
+}
+
 /* Museum 15: the target's memory is gone once the close has been told. */
 static void after_the_close_nothing_touches_the_target(void)
 {
@@ -673,6 +710,7 @@ int main(void)
     RUN(arming_what_was_closed_behind_our_back_says_so);
     RUN(a_ghost_does_not_keep_the_driver_busy);
     RUN(a_ghost_that_is_still_registered_does_not_spin);
+    RUN(the_ghost_of_one_that_was_told_of_its_close_goes);
     RUN(after_the_close_nothing_touches_the_target);
     return 0;
 }
