@@ -126,12 +126,13 @@ static void *sleep_in_poll(void *argument)
     return NULL;
 }
 
-/* Both ways to close; the peer must see it when the call has returned. `driver`: a caller who drives; he leaves his sleep for the
+/* All ways to close; the peer must see it when the call has returned. `driver`: a caller who drives; he leaves his sleep for the
  * news of a close, and the promise is for while he sleeps. */
 static void close_and_look(bell_t *bell, int turns, uint32_t *driver)
 {
-    for (int way = 0; way < 2; way++)
+    for (int way = 0; way < 3; way++)
         for (int mode = BELL_EDGE; mode <= BELL_ONESHOT; mode++) {
+            int32_t status;
             int fds[2];
             make_sockets(fds);
             bell_handle h = watch(bell, fds[0], BELL_READ, (uint32_t)mode, to_slot());
@@ -139,7 +140,11 @@ static void close_and_look(bell_t *bell, int turns, uint32_t *driver)
                 turn(bell);
             if (driver)
                 AWAIT(is_asleep(driver));
-            if (way) {
+            if (way == 2) {
+                CHECK_EQ(bell_unregister_batch(bell, &h, 1, 0, &status), 1);
+                CHECK_EQ(status, BELL_CANCELLED);
+                CHECK_EQ(close(fds[0]), 0);
+            } else if (way == 1) {
                 CHECK_EQ(bell_unregister(bell, h, 0), BELL_CANCELLED);
                 CHECK_EQ(close(fds[0]), 0);
             } else {
