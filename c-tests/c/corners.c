@@ -354,7 +354,133 @@ static void does_a_fork_wait_for_the_delivery_that_is_under_way(void)
     check_clean(bell);
 }
 
+typedef struct unregisterer {
+    bell_t *bell;
+    bell_handle handle;
+    int batch;
+    uint32_t id;
+} unregisterer;
+
+static void *unregister_in_sync(void *argument)
+{
+    unregisterer *u = argument;
+    int32_t status = 0;
+    store(&u->id, thread_id());
+    if (u->batch)
+        CHECK_EQ(bell_unregister_batch(u->bell, &u->handle, 1, BELL_SYNC, &status), 1);
+    else
+        status = bell_unregister(u->bell, u->handle, BELL_SYNC);
+    CHECK_EQ(load(&go_on), 1); /* not before the delivery is over */
+    CHECK_EQ(status, BELL_FIRED);
+    return NULL;
+}
+
+static void does_unregistering_in_sync_wait_for_the_delivery_that_is_under_way(void)
+{
+    for (int batch = 0; batch < 2; batch++) {
+        unregisterer u = {.bell = make_slow_bell(), .batch = batch};
+        uint32_t puts = 0;
+        u.handle = set_timeout(u.bell, 0, (bell_target){.kind = BELL_TARGET_MVAR, .stable_ptr = &puts});
+        pthread_t driver = start_thread(poll_once, u.bell);
+        AWAIT(load(&inside));
+        pthread_t other = start_thread(unregister_in_sync, &u);
+        AWAIT(is_asleep(&u.id));
+        store(&go_on, 1);
+        join_thread(other);
+        CHECK_EQ((intptr_t)join_thread(driver), 0);
+        CHECK_EQ(load(&puts), 1);
+        check_clean(u.bell);
+    }
+}
+
 /* ---- what the system refuses ---- */
+
+/* The fault of a library thread, from its first news on: each of its waits is refused. */
+static faults *of_the_thread;
+
+static void refuse_all_waits(void)
+{
+    hook_after_wait = NULL;
+    faults_plan((faults){.kinds = FAULTS_OF(epoll_wait) | FAULTS_OF(epoll_pwait2) | FAULTS_OF(ppoll) | FAULTS_OF(poll) |
+                                  FAULTS_OF(uring_enter),
+                         .at = 1,
+                         .for_ever = 1,
+                         .error = ENOMEM});
+    of_the_thread = &fault;
+    faults_begin();
+}
+
+/* A library thread has nobody to tell of it: it tries again after 1 ms, 2, 4 .. 100, and goes on when there is enough. */
+static void does_a_library_thread_that_meets_a_shortage_pause_and_go_on(void)
+{
+    enum { TURNS = 9 };
+    bell_t *bell = make_bell(1, 1);
+    static uint32_t word;
+    word = 0;
+    int fd = make_eventfd();
+    bell_handle h = watch(bell, fd, BELL_READ, BELL_ONESHOT, to_futex(&word));
+    hook_after_wait = refuse_all_waits;
+    int64_t start = now_ns();
+    CHECK_EQ(eventfd_write(fd, 1), 0);
+    AWAIT(load(&word) & BELL_READ);
+    uint64_t before = stats_of(bell).kernel_waits; /* the first that is refused may be among them */
+    AWAIT(stats_of(bell).kernel_waits >= before + TURNS);
+    CHECK_GE(now_ns() - start, MS((1 << (TURNS - 2)) - 1));
+    __atomic_store_n(&of_the_thread->on, 0, __ATOMIC_RELEASE);
+    CHECK_EQ(bell_rearm(bell, h, NULL, BELL_NEVER), 0);
+    AWAIT(load(&word) >= 2 * BELL_SEQ);
+    CHECK_EQ(bell_unregister(bell, h, BELL_SYNC), BELL_FIRED);
+    CHECK_EQ(close(fd), 0);
+    check_clean(bell);
+}
+
+static struct {
+    bell_t *bell;
+    int fds[MANY];
+    uint64_t tickets[MANY];
+} closing;
+
+static void close_them(void)
+{
+    hook_after_wait = NULL;
+    for (int i = 0; i < MANY; i++)
+        CHECK_EQ(bell_close_begin(closing.bell, closing.fds[i], &closing.tickets[i]), 0);
+}
+
+/* What the kernel has told of fds that are closed before anybody looks at it: no reason to make its object anew. */
+static void is_late_news_of_closed_fds_taken_for_that_of_ghosts(void)
+{
+    if (left_out_on_io_uring("nobody can come in between: it reports and looks in one"))
+        return;
+    bell_t *bell = make_bell(1, 0);
+    bell_handle handles[MANY];
+    bell_event e[MANY];
+    closing.bell = bell;
+    for (int i = 0; i < MANY; i++) {
+        closing.fds[i] = make_eventfd();
+        CHECK_EQ(eventfd_write(closing.fds[i], 1), 0);
+        handles[i] = watch(bell, closing.fds[i], BELL_READ, BELL_ONESHOT, to_poll());
+    }
+    hook_after_wait = close_them;
+    for (int told = 0; told < MANY;) {
+        int n = CHECK_OK(bell_poll(bell, 0, e, MANY, SEC(1)));
+        for (int i = 0; i < n; i++)
+            CHECK_EQ(e[i].ready, BELL_CLOSED);
+        told += n;
+    }
+    CHECK(hook_after_wait == NULL);
+    turn(bell);
+    CHECK_EQ(stats_of(bell).ghosts, 0);
+    CHECK_EQ(stats_of(bell).rebuilds, 0);
+    if (has_feature(BELL_FEATURE_EPOLL))
+        CHECK_EQ(stats_of(bell).stale_dropped, MANY);
+    for (int i = 0; i < MANY; i++) {
+        CHECK_EQ(close(closing.fds[i]), 0);
+        CHECK_EQ(bell_close_end(bell, closing.fds[i], closing.tickets[i]), 0);
+        CHECK_EQ(bell_unregister(bell, handles[i], 0), BELL_FIRED);
+    }
+    check_clean(bell);
+}
 
 static int read_error; /* the next read of the library fails with this */
 
@@ -937,6 +1063,9 @@ int main(void)
     RUN(are_all_of_many_always_ready_told_in_one_turn);
     RUN(is_who_comes_between_mark_and_close_told);
     RUN(does_a_fork_wait_for_the_delivery_that_is_under_way);
+    RUN(does_unregistering_in_sync_wait_for_the_delivery_that_is_under_way);
+    RUN(does_a_library_thread_that_meets_a_shortage_pause_and_go_on);
+    RUN(is_late_news_of_closed_fds_taken_for_that_of_ghosts);
     RUN(is_a_list_that_cannot_be_read_told);
     RUN(does_a_set_that_cannot_be_made_anew_go_on_serving);
     RUN(is_a_clock_that_cannot_be_read_told_by_whoever_waits);
