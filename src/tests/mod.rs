@@ -29,6 +29,8 @@ mod posts;
 mod queue;
 #[cfg(not(any(loom, shuttle)))]
 mod registry;
+#[cfg(not(any(loom, shuttle)))]
+mod target;
 mod timers;
 
 #[cfg(doorbell_sim)]
