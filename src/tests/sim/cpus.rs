@@ -5,7 +5,7 @@
 //! Not in it: caches but for the lines below, the kernel's own locks, memory, hyperthreads.
 use super::kernel::Rng;
 use super::sched;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::panic::Location;
 use std::sync::atomic::Ordering;
@@ -48,10 +48,12 @@ struct Cpus {
 
 thread_local! {
     static CPUS: RefCell<Option<Cpus>> = const { RefCell::new(None) };
+    /// Apart, because each lock and each word asks.
+    static ARE_ON: Cell<bool> = const { Cell::new(false) };
 }
 
 fn with<R>(f: impl FnOnce(&mut Cpus, usize) -> R) -> Option<R> {
-    if !sched::in_thread() {
+    if !are_on() || !sched::in_thread() {
         return None;
     }
     CPUS.with_borrow_mut(|cpus| cpus.as_mut().map(|c| f(c, sched::current())))
@@ -60,15 +62,17 @@ fn with<R>(f: impl FnOnce(&mut Cpus, usize) -> R) -> Option<R> {
 pub fn begin(threads: usize, seed: u64) {
     let (clocks, brought) = (vec![0; threads], vec![0; threads]);
     let lines = HashMap::new();
+    ARE_ON.set(true);
     CPUS.set(Some(Cpus { clocks, now: 0, lines, brought, rng: Rng(seed), met: Met::default() }));
 }
 /// What was met, and the time by the clock that is furthest.
 pub fn end() -> (Met, u64) {
+    ARE_ON.set(false);
     let cpus = CPUS.take().expect("begun");
     (cpus.met, cpus.clocks.into_iter().max().unwrap_or(0))
 }
 pub fn are_on() -> bool {
-    CPUS.with_borrow(|cpus| cpus.is_some())
+    ARE_ON.get()
 }
 
 /// The calling thread's clock goes on, by a little more or less; then whoever is behind.
@@ -84,6 +88,9 @@ pub fn spend(ns: u64) {
 
 /// The one to run: of `ready`, with whether each has slept. The world's time is its clock's.
 pub fn choose(ready: impl Iterator<Item = (usize, bool)>) -> Option<usize> {
+    if !are_on() {
+        return None;
+    }
     CPUS.with_borrow_mut(|cpus| {
         let c = cpus.as_mut()?;
         let at = |(i, slept): (usize, bool)| (if slept { c.clocks[i].max(c.now) } else { c.clocks[i] }, i);

@@ -847,8 +847,9 @@ impl World {
 
     pub fn fdinfo(&self, epfd: i32) -> Answer<String> {
         use std::fmt::Write;
-        let mut text = String::new();
-        for e in self.entries(self.file_of(epfd)?) {
+        let entries = self.entries(self.file_of(epfd)?);
+        let mut text = String::with_capacity(80 * entries.len());
+        for e in entries {
             let _ = writeln!(text, "tfd: {:8} events: {:8x} data: {:16x}  pos:0 ino:0 sdev:0", e.fd, e.events, e.data);
         }
         Ok(text)

@@ -156,7 +156,7 @@ fn api(name: impl FnOnce() -> String, f: impl FnOnce(*mut bell_t) -> i32) -> (i3
         violation(format!("{}: the manager is poisoned: a panic inside", name()));
     } else if p().trace.is_some() {
         let text = name();
-        p().say(format!("{text} = {r}{}", if hit > 0 { format!(" ({hit} faults)") } else { String::new() }));
+        p().say(|| format!("{text} = {r}{}", if hit > 0 { format!(" ({hit} faults)") } else { String::new() }));
     }
     (r, hit)
 }
@@ -192,9 +192,9 @@ impl Player {
         }
     }
 
-    fn say(&mut self, text: String) {
+    fn say(&mut self, text: impl FnOnce() -> String) {
         if let Some(t) = &mut self.trace {
-            t.push(text);
+            t.push(text());
         }
     }
 
@@ -582,7 +582,7 @@ fn see(events: &[bell_event], queue: Option<usize>, began: u64) {
     let mut last: Option<(u64, i64, usize, usize)> = None;
     for e in events {
         let i = (e.user_data & 1023) as usize;
-        p().say(format!("    event {:#x} ready={:#x} status={} data={}", e.handle, e.ready, e.status, e.data));
+        p().say(|| format!("    event {:#x} ready={:#x} status={} data={}", e.handle, e.ready, e.status, e.data));
         let found = p().regs.get(i).and_then(|r| r.as_ref()).filter(|r| r.data == e.user_data);
         let Some(r) = found else {
             return violation(format!("stale news: {:#x} user_data {:#x}", e.handle, e.user_data));
@@ -873,7 +873,7 @@ fn before_sleep(until: i64) {
     let alarm = with(|w| w.next_timer());
     let wakes = until.min(alarm);
     me.observe();
-    for i in me.live().collect::<Vec<_>>() {
+    for i in me.live() {
         let Some(r) = me.regs[i].as_ref().filter(|r| r.shard == shard) else { continue };
         if me.polling && r.aim == Aim::Poll && r.sure && me.is_due(r) && !me.config.chaos {
             violation(format!("sleeps, although {:?} {:#x} fd {} is due", r.what, r.handle, r.fd));
@@ -912,7 +912,7 @@ pub fn play(player: &mut Player, steps: &[Step]) -> usize {
     let mut played = 0;
     if create() {
         for step in steps {
-            p().say(format!("{:?} {:#x}", step.op, step.salt));
+            p().say(|| format!("{:?} {:#x}", step.op, step.salt));
             one(step);
             played += 1;
             if p().alone() {
@@ -1206,9 +1206,7 @@ fn finish_threads() {
 }
 
 fn env(name: &str, fd: i32, result: impl std::fmt::Debug) {
-    if p().trace.is_some() {
-        p().say(format!("  {name}({fd}) = {result:?}"));
-    }
+    p().say(|| format!("  {name}({fd}) = {result:?}"));
 }
 
 fn act(op: Op, rng: &mut Rng) {
