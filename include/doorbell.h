@@ -544,6 +544,12 @@ int32_t bell_destroy(struct bell_t *bell, uint32_t flags);
 // `bell_after_fork_parent` (in the parent) or `bell_after_fork_child` (in the child), which must follow on the
 // same thread. Made for `pthread_atfork`. [B], shortly.
 //
+// fork(2) copies the fds before the memory. So a fork that was not made ready, while another thread is in its first
+// `bell_queue_fd` or `bell_pollable_fd`, may leave a child that takes a number for the library's which is none: when
+// it ends or takes over the manager it closes that number, whatever it has opened under it by then. And while another
+// thread makes a manager with `BELL_IO_URING`, or comes to drive one, the child may inherit a ring that it does not
+// know of: the files in it stay open until the child ends or calls exec.
+//
 // Errors: `BELL_E_BUSY` the last one has not been followed by its other half; `-ENOMEM`.
 int32_t bell_before_fork(struct bell_t *bell);
 

@@ -368,8 +368,8 @@ impl Shard {
     }
 
     pub fn pollable_fd(&self) -> Result<i32> {
+        let mut st = self.lock(); // so that `bell_before_fork` holds it off
         let fd = self.backend.pollable_fd()?;
-        let mut st = self.lock();
         if !st.nested {
             st.nested = true;
             if let Err(e) = self.set_alarms(&mut st).and_then(|()| self.stay_truthful(&mut st)) {

@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/timerfd.h>
 #include <sys/wait.h>
 
 enum { TRAFFIC = 4 };
@@ -787,6 +788,107 @@ static void does_the_child_leak_no_fd(void)
     CHECK_EQ(bell_destroy(f.bell, 0), 0);
 }
 
+/* ---- an alarm that another thread makes in the middle of fork(2), which copies the fds before the memory ---- */
+
+enum { SHARDS = 32, STRANGERS = 100 };
+
+typedef struct alarmist {
+    bell_t *bell;
+    uint32_t set;
+    int adopts;
+} alarmist;
+
+static void *sets_first_alarms(void *argument)
+{
+    alarmist *a = argument;
+    for (uint32_t shard = 0; shard < SHARDS; shard++)
+        for (int i = 0; i < 2; i++) {
+            uint32_t clock = i ? BELL_CLOCK_BOOT : BELL_CLOCK_REAL;
+            bell_timeout_spec spec = timeout_spec(bell_now(clock) + SEC(1000), to_slot());
+            bell_handle h;
+            spec.clock = clock;
+            spec.shard = shard;
+            CHECK_OK(bell_register_timeout(a->bell, &spec, &h));
+            add(&a->set, 1);
+        }
+    return NULL;
+}
+
+/* The manager ends in the child, and what the child has opened is still open. */
+static void ends_without(alarmist *a, const int *strangers, int n)
+{
+    if (a->adopts) {
+        int32_t r = bell_after_fork_child(a->bell, 0);
+        if (r == BELL_E_BUSY)
+            r = bell_after_fork_child(a->bell, BELL_FORK_RESET);
+        CHECK_EQ(r, 0);
+        use_manager(a->bell);
+    }
+    CHECK_EQ(bell_destroy(a->bell, 0), 0);
+    for (int i = 0; i < n; i++)
+        CHECK_EQ(close(strangers[i]), 0);
+}
+
+static int opens_something(int which)
+{
+    struct itimerspec often = {.it_value = {.tv_sec = 1000}, .it_interval = {.tv_sec = 1000}};
+    int fd = which == 0 ? make_eventfd() : timerfd_create(CLOCK_REALTIME, TFD_NONBLOCK | TFD_CLOEXEC);
+    CHECK(fd >= 0);
+    if (which == 2)
+        CHECK_EQ(timerfd_settime(fd, 0, &often, NULL), 0);
+    return fd;
+}
+
+static void opens_files_where_the_alarms_would_be(void *argument)
+{
+    int fds[STRANGERS];
+    for (int i = 0; i < STRANGERS; i++)
+        fds[i] = opens_something(i % 3);
+    ends_without(argument, fds, STRANGERS);
+}
+
+static void is_an_alarm_made_during_fork_not_closed_in_place_of_another_file(void)
+{
+    if (!has_feature(BELL_FEATURE_CLOCKS))
+        return;
+    for (int i = 0; i < rounds(100); i++) {
+        alarmist a = {.bell = make_bell(SHARDS, 0), .adopts = i % 2};
+        pthread_t thread = start_thread(sets_first_alarms, &a);
+        while (load(&a.set) < (uint32_t)i % SHARDS)
+            ;
+        pid_t child = in_child(opens_files_where_the_alarms_would_be, &a);
+        join_thread(thread);
+        child_ends_well(child);
+        CHECK_EQ(bell_destroy(a.bell, 0), 0);
+    }
+}
+
+static void has_other_files_where_the_alarms_would_be(void *argument)
+{
+    int fds[STRANGERS], n = 0;
+    struct itimerspec t;
+    for (int fd = 0; fd < 1024; fd++)
+        if (timerfd_gettime(fd, &t) == 0) {
+            CHECK_EQ(close(fd), 0);
+            CHECK_EQ(opens_something(n % 3), fd);
+            fds[n++] = fd;
+        }
+    CHECK_EQ(n, 2 * SHARDS);
+    ends_without(argument, fds, n);
+}
+
+/* As above, by hand and each time: to the child it looks the same. */
+static void is_an_alarm_that_the_child_does_not_have_not_closed(void)
+{
+    if (!has_feature(BELL_FEATURE_CLOCKS))
+        return;
+    alarmist a = {.bell = make_bell(SHARDS, 0)};
+    sets_first_alarms(&a);
+    for (a.adopts = 0; a.adopts < 2; a.adopts++)
+        child_ends_well(in_child(has_other_files_where_the_alarms_would_be, &a));
+    CHECK_EQ(bell_destroy(a.bell, 0), 0);
+}
+
 static void is_every_fd_of_the_library_closed_by_exec(void)
 {
     char before[1024] = {0};
@@ -918,6 +1020,8 @@ int main(void)
     RUN(may_the_fork_come_in_the_middle_of_a_post);
     RUN(is_the_pollable_fd_asked_for_again);
     RUN(does_the_child_leak_no_fd);
+    RUN(is_an_alarm_made_during_fork_not_closed_in_place_of_another_file);
+    RUN(is_an_alarm_that_the_child_does_not_have_not_closed);
     RUN(is_every_fd_of_the_library_closed_by_exec);
     RUN(are_the_halves_told_when_they_do_not_pair);
     RUN(may_a_child_fork_again);

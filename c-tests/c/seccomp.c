@@ -26,6 +26,7 @@
  * | ppoll, pipe2 | backend poll; ppoll also in place of epoll_pwait2 | |
  * | dup3 | a new set (ghosts; io_uring: another driver) | who closes no fd behind the library's back |
  * | timerfd_create, timerfd_settime | clocks BOOT and REAL; bell_pollable_fd | who uses neither |
+ * | timerfd_gettime | is it still ours, before one of these is closed | denied: it is closed |
  * | eventfd2 | bell_queue_fd | who does not call it |
  * | read, write | wakes; fds of queues; WAKE_FD | nobody |
  * | sendto, rt_sigpending, rt_sigtimedwait | WAKE_FD with BELL_WAKE_BYTE | who does not use it |
@@ -44,10 +45,11 @@
  * for fds that are neither sockets, pipes nor eventfds and the like. Without it io_uring is not used. */
 static const int library_calls[] = {
     SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_eventfd2, SYS_ppoll, SYS_pipe2, SYS_dup3,
-    SYS_timerfd_create, SYS_timerfd_settime, SYS_read, SYS_write, SYS_sendto, SYS_rt_sigpending, SYS_rt_sigtimedwait,
-    SYS_futex, SYS_fcntl, SYS_fstat, SYS_newfstatat, SYS_close, SYS_openat, SYS_mmap, SYS_munmap, SYS_madvise,
-    SYS_mprotect, SYS_mremap, SYS_brk, SYS_clone, SYS_clone3, SYS_rt_sigprocmask, SYS_prctl, SYS_set_robust_list,
-    SYS_rseq, SYS_exit, SYS_gettid, SYS_sched_yield, SYS_clock_gettime, SYS_getcpu, SYS_getpid,
+    SYS_timerfd_create, SYS_timerfd_settime, SYS_timerfd_gettime, SYS_read, SYS_write, SYS_sendto,
+    SYS_rt_sigpending, SYS_rt_sigtimedwait, SYS_futex, SYS_fcntl, SYS_fstat, SYS_newfstatat, SYS_close, SYS_openat,
+    SYS_mmap, SYS_munmap, SYS_madvise, SYS_mprotect, SYS_mremap, SYS_brk, SYS_clone, SYS_clone3, SYS_rt_sigprocmask,
+    SYS_prctl, SYS_set_robust_list, SYS_rseq, SYS_exit, SYS_gettid, SYS_sched_yield, SYS_clock_gettime, SYS_getcpu,
+    SYS_getpid,
 #ifdef SYS_epoll_wait
     SYS_epoll_wait,
 #endif
@@ -348,6 +350,8 @@ static void does_all_work_with_what_can_be_done_without_denied(void)
         {.call = SYS_io_uring_setup, .error = EPERM},
         {.call = SYS_io_uring_setup, .error = ENOSYS},
 #endif
+        {.call = SYS_timerfd_gettime, .error = EPERM},
+        {.call = SYS_timerfd_gettime, .error = ENOSYS},
         {.call = SYS_timerfd_create, .error = EPERM, .clocks = 1, .pollable = 1},
         {.call = SYS_timerfd_create, .error = ENOSYS, .clocks = 1, .pollable = 1},
         {.call = SYS_getcpu, .error = ENOSYS},

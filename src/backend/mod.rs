@@ -277,18 +277,27 @@ fn timespec(ns: i64) -> libc::timespec {
 }
 
 /// One timerfd for each clock, made when first needed.
+///
+/// fork(2) copies the table of fds before the memory. So a child may remember the number of a timerfd that came in
+/// between, which is nothing in its table, or something of its own by the time it would close it. The interval tells
+/// whose a timerfd is: more than 34 years, so it comes to nothing, and another one for each shard that there has been.
 #[cfg(target_os = "linux")]
-struct Alarms([Lazy; 3]);
+struct Alarms {
+    fds: [Lazy; 3],
+    interval_ns: i64,
+}
 
 #[cfg(target_os = "linux")]
 impl Alarms {
     fn new() -> Alarms {
-        Alarms([Lazy::new(), Lazy::new(), Lazy::new()])
+        static MADE: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(1 << 60);
+        let interval_ns = MADE.fetch_add(1, Ordering::Relaxed);
+        Alarms { fds: [Lazy::new(), Lazy::new(), Lazy::new()], interval_ns }
     }
 
     /// `watch` puts a new timerfd into the kernel set.
     fn set(&self, clock: Clock, deadline_ns: i64, watch: impl FnOnce(i32) -> Result<()>) -> Result<()> {
-        let slot = &self.0[clock as usize];
+        let slot = &self.fds[clock as usize];
         if slot.get().is_none() && deadline_ns == crate::event::NEVER {
             return Ok(());
         }
@@ -301,7 +310,7 @@ impl Alarms {
         // looks at its real-time deadlines again. The other clocks do not jump and refuse the flag.
         let on_jump = if clock == Clock::Real { libc::TFD_TIMER_CANCEL_ON_SET } else { 0 };
         let at = libc::itimerspec {
-            it_interval: timespec(0),
+            it_interval: timespec(self.interval_ns),
             it_value: match deadline_ns {
                 crate::event::NEVER => timespec(0), // disarms
                 ns => timespec(ns.max(1)),
@@ -326,12 +335,33 @@ impl Alarms {
     /// Without a branch for each, because every change of the set asks. Acquire is not needed: nothing behind the number is used.
     #[inline(always)]
     fn have(&self, fd: i32) -> bool {
-        self.0.iter().fold(false, |found, slot| found | (slot.0.load(Ordering::Relaxed) == fd))
+        self.fds.iter().fold(false, |found, slot| found | (slot.0.load(Ordering::Relaxed) == fd))
     }
 
     /// Those that exist, with their cookies.
     fn live(&self) -> impl Iterator<Item = (i32, u64)> + '_ {
-        Clock::ALL.into_iter().filter_map(|c| Some((self.0[c as usize].get()?, alarm_cookie(c))))
+        Clock::ALL.into_iter().filter_map(|c| Some((self.fds[c as usize].get()?, alarm_cookie(c))))
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Alarms {
+    fn drop(&mut self) {
+        for slot in &mut self.fds {
+            let Some(fd) = slot.get() else { continue };
+            let mut told = libc::itimerspec { it_interval: timespec(0), it_value: timespec(0) };
+            // SAFETY: the kernel writes the itimerspec, which is alive.
+            let asked = Error::check(unsafe { libc::timerfd_gettime(fd, &mut told) });
+            let ours = timespec(self.interval_ns);
+            let is_ours = match asked {
+                Ok(_) => (told.it_interval.tv_sec, told.it_interval.tv_nsec) == (ours.tv_sec, ours.tv_nsec),
+                // Not open, or no timerfd. Else a filter forbids to ask.
+                Err(e) => e != Error::BADF && e != Error::INVAL,
+            };
+            if !is_ours {
+                *slot.0.get_mut() = -1;
+            }
+        }
     }
 }
 

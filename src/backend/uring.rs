@@ -30,7 +30,8 @@
 //!    between (io_req_local_work_add, io_uring/io_uring.c). An entry that tells nothing is the end of it.
 //! k) The fd of a ring in a forked child is the parent's ring, and the child only closes it. It has one number for life,
 //!    because fork(2) copies the table of fds before the memory: else the child could remember the number of a ring that
-//!    came in between, which is nothing in its table, or something of its own by the time it closes it.
+//!    came in between, which is nothing in its table, or something of its own by the time it closes it. What is left:
+//!    a new ring has a first number of its own until it takes that one, and is left open in a child forked meanwhile.
 use super::epoll::{EPOLLNVAL, Events, ring_eventfd};
 use super::*;
 use crate::event::NEVER;

@@ -104,6 +104,12 @@ pub extern "C" fn bell_destroy(bell: *mut bell_t, flags: u32) -> i32 {
 /// `bell_after_fork_parent` (in the parent) or `bell_after_fork_child` (in the child), which must follow on the
 /// same thread. Made for `pthread_atfork`. [B], shortly.
 ///
+/// fork(2) copies the fds before the memory. So a fork that was not made ready, while another thread is in its first
+/// `bell_queue_fd` or `bell_pollable_fd`, may leave a child that takes a number for the library's which is none: when
+/// it ends or takes over the manager it closes that number, whatever it has opened under it by then. And while another
+/// thread makes a manager with `BELL_IO_URING`, or comes to drive one, the child may inherit a ring that it does not
+/// know of: the files in it stay open until the child ends or calls exec.
+///
 /// Errors: `BELL_E_BUSY` the last one has not been followed by its other half; `-ENOMEM`.
 #[unsafe(no_mangle)]
 pub extern "C" fn bell_before_fork(bell: *mut bell_t) -> i32 {

@@ -116,6 +116,7 @@ pub enum Object {
     Timer {
         clock: usize,
         at: i64,
+        interval: i64,
         expired: bool,
         on_jump: bool,
         jumped: bool,
@@ -373,7 +374,14 @@ impl World {
         self.open_one(Object::Epoll(Epoll::default()))
     }
     pub fn timer(&mut self, clock: usize) -> Answer<i32> {
-        let fd = self.open_one(Object::Timer { clock, at: NEVER, expired: false, on_jump: false, jumped: false })?;
+        let fd = self.open_one(Object::Timer {
+            clock,
+            at: NEVER,
+            interval: 0,
+            expired: false,
+            on_jump: false,
+            jumped: false,
+        })?;
         self.timers.push(self.numbers[fd as usize]);
         Ok(fd)
     }
@@ -868,17 +876,23 @@ impl World {
     pub fn true_clock(&self, clock: usize) -> i64 {
         self.time.saturating_add(self.ahead[clock])
     }
-    pub fn set_timer(&mut self, fd: i32, at: i64, on_jump: bool) -> Answer<i32> {
+    pub fn set_timer(&mut self, fd: i32, at: i64, every: i64, on_jump: bool) -> Answer<i32> {
         let file = self.file_of(fd)?;
         self.stamp(file);
-        let Object::Timer { at: a, expired, on_jump: j, jumped, .. } = self.object_mut(file) else {
+        let Object::Timer { at: a, interval, expired, on_jump: j, jumped, .. } = self.object_mut(file) else {
             return Err(libc::EINVAL);
         };
         let cancelled = on_jump && std::mem::take(jumped);
-        (*a, *expired, *j) = (if at == 0 { NEVER } else { at }, false, on_jump);
+        (*a, *interval, *expired, *j) = (if at == 0 { NEVER } else { at }, every, false, on_jump);
         *jumped = false;
         self.fire_timers();
         if cancelled { Err(libc::ECANCELED) } else { Ok(0) }
+    }
+    pub fn timer_interval(&self, fd: i32) -> Answer<i64> {
+        match self.object(self.file_of(fd)?) {
+            Object::Timer { interval, .. } => Ok(*interval),
+            _ => Err(libc::EINVAL),
+        }
     }
     pub fn next_timer(&self) -> i64 {
         let due = |file: &u32| match self.object(*file) {

@@ -345,9 +345,16 @@ pub unsafe fn clock_gettime(clock: clockid_t, out: *mut timespec) -> c_int {
 }
 pub unsafe fn timerfd_settime(fd: c_int, flags: c_int, new: *const itimerspec, _: *mut itimerspec) -> c_int {
     call(|w| {
-        let at = unsafe { (*new).it_value };
-        let ns = at.tv_sec.saturating_mul(1_000_000_000).saturating_add(at.tv_nsec);
-        w.set_timer(fd, ns, flags & TFD_TIMER_CANCEL_ON_SET != 0)
+        let itimerspec { it_value, it_interval } = unsafe { *new };
+        let ns = |t: timespec| t.tv_sec.saturating_mul(1_000_000_000).saturating_add(t.tv_nsec);
+        w.set_timer(fd, ns(it_value), ns(it_interval), flags & TFD_TIMER_CANCEL_ON_SET != 0)
+    }) as c_int
+}
+pub unsafe fn timerfd_gettime(fd: c_int, out: *mut itimerspec) -> c_int {
+    call(|w| {
+        let ns = w.timer_interval(fd)?;
+        unsafe { (*out).it_interval = timespec { tv_sec: ns / 1_000_000_000, tv_nsec: ns % 1_000_000_000 } };
+        Ok(0)
     }) as c_int
 }
 pub unsafe fn sched_getcpu() -> c_int {
