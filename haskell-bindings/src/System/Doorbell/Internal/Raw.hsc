@@ -208,7 +208,7 @@ foreign import ccall unsafe "doorbell_hs_rearm_mvar"
 never :: Int64
 never = #{const BELL_NEVER}
 
--- | Throws 'ErrorCall' if the library that was loaded is not the one that this package was compiled for.
+-- | Throws t'ErrorCall' if the library that was loaded is not the one that this package was compiled for.
 checkLayout :: IO ()
 checkLayout = do
   abi <- bell_abi_version
