@@ -1,8 +1,8 @@
 -- | Waits that end by @hs_try_putmvar@: the threads of a manager are the library's own, and fill the waiter's 'MVar'. No Haskell
 -- thread dispatches.
 --
--- Choose it by making a t'ThreadManager' and passing it to the functions here: when events are born on threads that are not Haskell's
--- (t'Signal'), when one set of threads serves several runtimes of a process, or when no Haskell thread may be spared for
+-- Choose it by making a t'ThreadManager' and passing it to the functions here: when events are born on threads that are not Haskell's,
+-- for a t'Signal', when one set of threads serves several runtimes of a process, or when no Haskell thread may be spared for
 -- dispatching. Else take "System.Doorbell.Conc" or "System.Doorbell.Fd": with few connections each wake-up from a foreign thread costs
 -- as much as several whole waits there.
 --
