@@ -31,6 +31,7 @@ impl Followers {
     }
 
     /// Lists a waiter. What it returns is for `leave`.
+    #[inline]
     pub fn join(&mut self, word: &Word) -> Result<u32> {
         let node = Node { word, prev: self.last, next: NIL, popped: false };
         let at = if self.free != NIL {
@@ -51,13 +52,16 @@ impl Followers {
         Ok(at)
     }
 
-    /// The waiter is awake. Every `join` is followed by one `leave`, by the same thread.
-    pub fn leave(&mut self, at: u32) {
-        if !self.nodes[at as usize].popped {
+    /// The waiter is awake. Every `join` is followed by one `leave`, by the same thread. True: it was popped.
+    #[inline]
+    pub fn leave(&mut self, at: u32) -> bool {
+        let popped = self.nodes[at as usize].popped;
+        if !popped {
             self.unlink(at);
         }
         self.nodes[at as usize].next = self.free;
         self.free = at;
+        popped
     }
 
     /// Takes the longest sleeper off the list, to be nudged.

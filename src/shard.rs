@@ -22,9 +22,9 @@ use crate::libc;
 use crate::posts::Posts;
 use crate::registry::{ALWAYS, ARMED, CLOSED, Kernel};
 use crate::state::{AWAKE, Driver, Env, GHOST_EVENTS, Out, Role, Sink, State};
-use crate::sync::{self, Mutex, MutexGuard, WakeAddress, Woken, Word};
+use crate::sync::{self, Mutex, MutexGuard, OwnWord, WakeAddress, Woken, Word};
 use crate::target::mvar::GhcOps;
-use crate::target::queue::Queue;
+use crate::target::queue::{Came, Next, Queue};
 use crate::target::ready_list::In;
 use crate::target::slot;
 use crate::target::{Batch, World};
@@ -599,7 +599,7 @@ impl Shard {
                 }
                 interrupted = turned.err();
             } else {
-                (st, interrupted) = match self.follow(st, word, deadline) {
+                (st, interrupted) = match self.follow(st, word, sink.as_deref_mut(), deadline) {
                     Ok((st, woken)) => (st, (woken == Woken::Interrupted).then_some(Error::INTR)),
                     Err((st, e)) => (st, Some(e)),
                 };
@@ -619,12 +619,13 @@ impl Shard {
         result
     }
 
-    /// Sleeps on the word while somebody else drives.
+    /// Sleeps on the word while somebody else drives. For a queue it is the waiter's own, else that of a slot.
     #[allow(clippy::type_complexity)]
     fn follow<'a>(
         &'a self,
         mut st: Guard<'a>,
         word: &Word,
+        sink: Option<&mut Sink>,
         deadline: i64,
     ) -> std::result::Result<(Guard<'a>, Woken), (Guard<'a>, Error)> {
         let Some(expected) = slot::prepare(word) else { return Ok((st, Woken::Look)) };
@@ -632,6 +633,18 @@ impl Shard {
             Ok(place) => place,
             Err(e) => return Err((st, e)),
         };
+        if let Some(Sink { queue: Some(queue), came, .. }) = sink {
+            match queue.join(word) {
+                Ok(Some(place)) => *came = Came::FromSleep(place),
+                refused => {
+                    st.followers.leave(place);
+                    return match refused {
+                        Err(e) => Err((st, e)),
+                        Ok(_) => Ok((st, Woken::Look)),
+                    };
+                }
+            }
+        }
         drop(st);
         let woken = word.sleep(expected, deadline);
         let mut st = self.lock();
@@ -699,19 +712,37 @@ impl Shard {
         &self,
         all: &Shared,
         queue: &Counted<Queue>,
+        came: Came,
         out: &mut [MaybeUninit<bell_event>],
         deadline: i64,
     ) -> Result<usize> {
-        let mut sink = Sink::for_queue(out, queue);
-        self.wait(all, self.lock(), &queue.word, Some(&mut sink), deadline, &mut |_, sink| match sink? {
+        let mut sink = Sink::for_queue(out, queue, came);
+        let word = OwnWord::new();
+        let result = self.wait(all, self.lock(), &word, Some(&mut sink), deadline, &mut |_, sink| match sink? {
             // The turn has brought them here.
             Sink { n, .. } if *n > 0 => Some(Ok(*n)),
-            Sink { out, .. } => match queue.drain(out) {
-                Ok(0) => None,
+            Sink { out, came, next, .. } => match queue.drain(out, std::mem::take(came)) {
+                Ok((0, _)) => None,
+                Ok((n, sleeper)) => {
+                    *next = sleeper;
+                    Some(Ok(n))
+                }
                 Err(Error::STALE) => Some(Err(Error::CANCELLED)),
-                found => Some(found),
+                Err(e) => Some(Err(e)),
             },
-        })
+        });
+        self.call(sink.next);
+        result
+    }
+
+    /// Of a queue whose home this is.
+    pub fn call(&self, next: Next) {
+        match next {
+            Next::Nobody => {}
+            Next::Sleeper(at) => sync::wake(at),
+            // If it cannot be woken, that is told of by bell_wake.
+            Next::Leader => _ = self.wake(false),
+        }
     }
 
     // ---- waiting for others

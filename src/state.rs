@@ -13,7 +13,7 @@ use crate::fd_table::FdTable;
 use crate::followers::Followers;
 use crate::heap::{self, Counted};
 use crate::registry::*;
-use crate::target::queue::Queue;
+use crate::target::queue::{Came, Next, Queue};
 use crate::target::ready_list::{After, In, Left, Pushed, ReadyList};
 use crate::target::slot::{self, Slot, Slots};
 use crate::target::{Batch, News, Notification, Target};
@@ -50,14 +50,18 @@ pub struct Sink<'a> {
     pub n: usize,
     /// The queue that the caller waits for; `None`: it is `bell_poll`, and takes what has the target POLL.
     pub queue: Option<&'a Counted<Queue>>,
+    /// For its next drain.
+    pub came: Came,
+    /// To be woken, because its drain has left something.
+    pub next: Next,
 }
 
 impl<'a> Sink<'a> {
     pub fn for_poll(out: &'a mut [MaybeUninit<bell_event>]) -> Sink<'a> {
-        Sink { out, n: 0, queue: None }
+        Sink { out, n: 0, queue: None, came: Came::ByItself, next: Next::Nobody }
     }
-    pub fn for_queue(out: &'a mut [MaybeUninit<bell_event>], queue: &'a Counted<Queue>) -> Sink<'a> {
-        Sink { out, n: 0, queue: Some(queue) }
+    pub fn for_queue(out: &'a mut [MaybeUninit<bell_event>], queue: &'a Counted<Queue>, came: Came) -> Sink<'a> {
+        Sink { out, n: 0, queue: Some(queue), came, next: Next::Nobody }
     }
     pub fn is_for_poll(&self) -> bool {
         self.queue.is_none()

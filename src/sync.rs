@@ -218,6 +218,41 @@ use modelled::Kernel;
 #[cfg(any(loom, shuttle))]
 pub use modelled::{WakeAddress, wake};
 
+/// A word on the stack of who sleeps on it. In models it is never freed (see [`WakeAddress`] there), but every use after
+/// its end is an error.
+pub struct OwnWord {
+    #[cfg(not(any(loom, shuttle)))]
+    word: Word,
+    #[cfg(any(loom, shuttle))]
+    word: &'static Word,
+}
+
+impl OwnWord {
+    pub fn new() -> OwnWord {
+        let word = Word::new(0);
+        #[cfg(any(loom, shuttle))]
+        let word = Box::leak(Box::new(word));
+        OwnWord { word }
+    }
+}
+
+impl std::ops::Deref for OwnWord {
+    type Target = Word;
+    fn deref(&self) -> &Word {
+        #[cfg(not(any(loom, shuttle)))]
+        return &self.word;
+        #[cfg(any(loom, shuttle))]
+        return self.word;
+    }
+}
+
+#[cfg(any(loom, shuttle))]
+impl Drop for OwnWord {
+    fn drop(&mut self) {
+        self.word.free();
+    }
+}
+
 /// Where to wake, as a number: the memory may be gone by then (see [`wake`]).
 #[cfg(not(any(loom, shuttle)))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE 1
 /* Does a queue keep order, merge, bound, ring and share as it says? */
 #include "check.h"
+#include <sys/resource.h>
 
 enum { N = 8 };
 
@@ -429,17 +430,18 @@ static void *take_one_and_meet(void *argument)
     return NULL;
 }
 
-/* Museum 80. */
+/* Museum 80. Brought by one of them, by a library thread, and by who drives another shard. */
 static void museum_080_k_pieces_of_news_reach_k_threads(void)
 {
-    for (uint32_t threads = 0; threads < 2; threads++) {
-        crowd c = {.bell = make_bell(1, threads), .rounds = rounds(1000)};
+    for (int how = 0; how < 3; how++) {
+        crowd c = {.bell = make_bell(how == 2 ? 2 : 1, how == 1), .rounds = rounds(1000)};
         bell_handle users[CROWD];
         pthread_t t[CROWD];
         c.queue = make_queue(c.bell, NULL);
         CHECK_EQ(pthread_barrier_init(&c.meeting, NULL, CROWD + 1), 0);
         for (int i = 0; i < CROWD; i++) {
-            users[i] = make_user(c.bell, to_queue(c.queue));
+            bell_target target = to_queue(c.queue);
+            CHECK_OK(bell_register_user(c.bell, how == 2, &target, 0, &users[i]));
             t[i] = start_thread(take_one_and_meet, &c);
         }
         for (int i = 0; i < c.rounds; i++) {
@@ -447,6 +449,8 @@ static void museum_080_k_pieces_of_news_reach_k_threads(void)
                 AWAIT(stats_of(c.bell).waiters == CROWD); /* all sleep; else the news is first */
             for (int k = 0; k < CROWD; k++)
                 CHECK_EQ(bell_post(c.bell, users[k], 1), 0);
+            if (how == 2)
+                CHECK_EQ(bell_poll(c.bell, 1, NULL, 0, 0), 0);
             pthread_barrier_wait(&c.meeting);
         }
         for (int i = 0; i < CROWD; i++)
@@ -473,6 +477,49 @@ static void *take_until_cancelled(void *argument)
         CHECK_GE(n, 1);
         for (int i = 0; i < n; i++)
             add(&c->told, (uint32_t)e[i].data);
+    }
+}
+
+/* Sleeps of all other threads. */
+static long sleeps_of_others(void)
+{
+    struct rusage all, mine;
+    CHECK_EQ(getrusage(RUSAGE_SELF, &all), 0);
+    CHECK_EQ(getrusage(RUSAGE_THREAD, &mine), 0);
+    return all.ru_nvcsw - mine.ru_nvcsw;
+}
+
+/* Where nobody else drives, the one who has driven takes it, and calls the next to drive. */
+static void one_piece_of_news_wakes_one_waiter(void)
+{
+    enum { WAITERS = 64 };
+    for (uint32_t threads = 0; threads < 2; threads++) {
+        crowd c = {.bell = make_bell(1, threads)};
+        pthread_t t[WAITERS];
+        int n = rounds(300);
+        c.queue = make_queue(c.bell, NULL);
+        bell_handle user = make_user(c.bell, to_queue(c.queue));
+        for (int i = 0; i < WAITERS; i++)
+            t[i] = start_thread(take_until_cancelled, &c);
+        AWAIT(stats_of(c.bell).waiters == WAITERS);
+        CHECK_EQ(bell_post(c.bell, user, 1), 0); /* also those that were about to sleep do now */
+        AWAIT(load(&c.told) == 1 && stats_of(c.bell).waiters == WAITERS);
+        long before = sleeps_of_others();
+        for (int i = 0; i < n; i++) {
+            CHECK_EQ(bell_post(c.bell, user, 1), 0);
+            AWAIT(load(&c.told) == (uint32_t)i + 2 && stats_of(c.bell).waiters == WAITERS);
+        }
+        double each = (double)(sleeps_of_others() - before) / n;
+        fprintf(stderr, "  %s: %.1f sleeps for each piece of news, %d wait\n",
+                threads ? "a library thread drives" : "who waits drives", each, WAITERS);
+        /* Two, with a few at locks. */
+        CHECK_LT(each, 8);
+        CHECK_OK(bell_unregister(c.bell, user, BELL_SYNC));
+        CHECK_OK(bell_queue_destroy(c.bell, c.queue, BELL_SYNC));
+        for (int i = 0; i < WAITERS; i++)
+            join_thread(t[i]);
+        CHECK_EQ(c.cancelled, WAITERS);
+        check_clean(c.bell);
     }
 }
 
@@ -728,6 +775,7 @@ int main(void)
     RUN(a_queue_in_use_is_not_destroyed);
     RUN(a_wait_never_gives_up_early);
     RUN(museum_080_k_pieces_of_news_reach_k_threads);
+    RUN(one_piece_of_news_wakes_one_waiter);
     RUN(waiters_are_told_when_the_queue_goes);
     RUN(waiters_are_told_when_the_manager_ends);
     RUN(several_consumers_lose_and_double_nothing);

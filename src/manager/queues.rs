@@ -4,8 +4,7 @@ use crate::abi::{BELL_CANCELLED, BELL_FIRED, bell_event};
 use crate::error::{Error, Result};
 use crate::event::{Direction, Handle, Kind};
 use crate::heap::Counted;
-use crate::sync::{self};
-use crate::target::queue::Queue;
+use crate::target::queue::{Came, Queue};
 use crate::target::ready_list::In;
 use crate::target::slot::Slot;
 use crate::target::{Spec, Target};
@@ -82,28 +81,32 @@ impl Manager {
 
     pub fn queue_drain(&self, handle: u64, out: &mut [MaybeUninit<bell_event>]) -> Result<i32> {
         let queue = self.queue(Handle(handle))?;
-        self.relook(&queue);
-        let n = queue.drain(out)?;
+        let came = self.relook(&queue);
+        let (n, next) = queue.drain(out, came)?;
+        self.all.shards[queue.home].call(next);
         self.reap(&queue);
         Ok(n as i32)
     }
 
     pub fn queue_wait(&self, handle: u64, out: &mut [MaybeUninit<bell_event>], deadline: i64) -> Result<i32> {
         let queue = self.queue(Handle(handle))?;
-        self.relook(&queue);
-        let n = self.all.shards[queue.home].queue_wait(&self.all, &queue, out, deadline)?;
+        let came = self.relook(&queue);
+        let n = self.all.shards[queue.home].queue_wait(&self.all, &queue, came, out, deadline)?;
         self.reap(&queue);
         Ok(n as i32)
     }
 
-    /// LEVEL registrations that an earlier drain has told: are their fds still ready?
-    fn relook(&self, queue: &Queue) {
-        while let Some(handle) = queue.take(In::Relook) {
+    /// LEVEL registrations that an earlier drain has told: are their fds still ready? What it returns is for the `drain`
+    /// that must follow.
+    fn relook(&self, queue: &Queue) -> Came {
+        let mut came = Came::ByItself;
+        while let Some(handle) = queue.take_relook(&mut came) {
             let _ = self.on(handle, |st, env, out| {
                 st.relook(env, handle, true, out);
                 Ok(())
             });
         }
+        came
     }
 
     /// Registrations that release themselves, and have been told.
@@ -125,9 +128,6 @@ impl Manager {
         let handle = Handle(handle);
         let queue = self.queue(handle)?;
         let gone = queue.destroy()?;
-        if gone.asleep {
-            sync::wake(queue.word.wake_address());
-        }
         if gone.led {
             let _ = self.all.shards[queue.home].wake(false);
         }

@@ -14,7 +14,7 @@ fn who_has_waited_longest_is_called_first_and_who_has_left_is_not() {
     assert!(bytes >= 6 * size_of::<usize>());
     // The first, the last, and one in between.
     for at in [5, 2, 0] {
-        followers.leave(places.remove(at));
+        assert!(!followers.leave(places.remove(at)));
     }
     assert_eq!(followers.len(), 3);
     for index in [1, 3] {
@@ -22,12 +22,12 @@ fn who_has_waited_longest_is_called_first_and_who_has_left_is_not() {
     }
     assert_eq!(followers.len(), 1);
     // Who was called leaves too; the places are used again.
-    followers.leave(places.remove(0));
+    assert!(followers.leave(places.remove(0)));
     let back = followers.join(&words[5]).unwrap();
     assert!(std::ptr::eq(followers.pop().unwrap(), &words[4]));
     assert!(std::ptr::eq(followers.pop().unwrap(), &words[5]));
     assert!(followers.pop().is_none());
     assert_eq!((followers.len(), followers.heap_bytes()), (0, bytes));
-    followers.leave(back);
-    places.into_iter().for_each(|p| followers.leave(p));
+    assert!(followers.leave(back));
+    assert!(places.into_iter().all(|p| followers.leave(p)));
 }

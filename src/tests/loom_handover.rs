@@ -186,3 +186,48 @@ fn a_waiter_that_leads_hears_of_news_from_another_shard() {
         other.join().unwrap();
     });
 }
+
+/// Two wait for a queue, each with room for one: one leads, the other sleeps. What finds no room with the one is in the
+/// list, and the other is called for it, once, whoever leads by then. The same when the driver of another shard brings
+/// it, which does not hold the lock of theirs.
+/// Mutants killed: a push that calls nobody (proof/mutants/queue-unpublished); `follow` that joins the queue before its
+/// word is prepared, or sleeps beside its news; a drain after which its caller still counts as on its way, or that leaves
+/// something and does not wake who leads (proof/mutants/queue-leader-left-alone).
+#[test]
+fn two_wait_for_a_queue_and_both_hear() {
+    for shard in [0, 1] {
+        explore(3, move || {
+            let m = manager(shard + 1);
+            let queue = m.queue_create(0, None).unwrap();
+            let users = [0, 1].map(|i| {
+                let target = m.queue(crate::event::Handle(queue)).unwrap();
+                m.register_user(shard, Spec::Queue(target), i).unwrap()
+            });
+            let take = move |m: &Manager| {
+                let mut out = [MaybeUninit::<bell_event>::uninit()];
+                assert_eq!(m.queue_wait(queue, &mut out, NEVER), Ok(1));
+                // SAFETY: one event was written.
+                unsafe { out[0].assume_init_ref() }.user_data
+            };
+            let other = {
+                let m = m.clone();
+                thread::spawn(move || take(&m))
+            };
+            let posts = {
+                let m = m.clone();
+                thread::spawn(move || {
+                    for user in users {
+                        m.post(user, 1).unwrap();
+                        if shard == 1 {
+                            m.poll(1, &mut [], 0).unwrap();
+                        }
+                    }
+                })
+            };
+            let mut got = [take(&m), other.join().unwrap()];
+            posts.join().unwrap();
+            got.sort();
+            assert_eq!(got, [0, 1]);
+        });
+    }
+}

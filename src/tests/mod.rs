@@ -63,3 +63,32 @@ fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     loom.preemption_bound = loom.preemption_bound.or(Some(preemptions));
     loom.check(model);
 }
+
+/// Waits for a queue as `Shard::queue_wait` does where somebody else drives. How much of which node it got, and how
+/// often it was called.
+#[cfg(any(loom, shuttle))]
+fn wait_for_queue(queue: &crate::target::queue::Queue, room: usize) -> (Vec<(u64, u64)>, u32) {
+    use crate::target::queue::{Came, Next};
+    use crate::target::slot;
+    let mut came = Came::ByItself;
+    let mut out = [const { std::mem::MaybeUninit::<crate::abi::bell_event>::uninit() }; 4];
+    let word = crate::sync::OwnWord::new();
+    loop {
+        let (n, next) = queue.drain(&mut out[..room], std::mem::take(&mut came)).unwrap();
+        if n > 0 {
+            match next {
+                Next::Nobody => {}
+                Next::Sleeper(at) => crate::sync::wake(at),
+                Next::Leader => unreachable!("nobody leads"),
+            }
+            // SAFETY: the drain has written so many.
+            let got = out[..n].iter().map(|e| unsafe { e.assume_init_ref() }).map(|e| (e.user_data, e.data));
+            return (got.collect(), word.load(std::sync::atomic::Ordering::Relaxed) / crate::abi::BELL_SEQ);
+        }
+        let expected = slot::prepare(&word).expect("no news");
+        if let Some(place) = queue.join(&word).unwrap() {
+            word.sleep(expected, crate::event::NEVER);
+            came = Came::FromSleep(place);
+        }
+    }
+}
