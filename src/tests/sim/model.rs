@@ -63,6 +63,8 @@ pub struct Reg {
     pub order: u64,
     pub posted: u64,
     pub undelivered_posts: bool,
+    /// By which drain it was told last, if it was not armed since.
+    pub drained: u64,
     /// A deadline had passed when it was moved: its news may lie undrained.
     pub lapsed: bool,
     /// Its mode was changed when it may have been told, and nobody knows if it still has a deadline.

@@ -61,6 +61,8 @@ struct QueueModel {
     shard: usize,
     live: bool,
     doorbell: Option<Aim>,
+    /// Which drain or wait was the last that began.
+    looked: u64,
 }
 
 /// What a call under way may wait for.
@@ -87,6 +89,8 @@ pub struct Player {
     handles: HashSet<u64>,
     serial: u64,
     orders: u64,
+    /// Counts drains of queues, and waits for them.
+    looks: u64,
     /// Wake fds of registrations that ended synchronously, and what they counted.
     spent: Vec<(i32, u64, u64)>,
     woken: [bool; 4],
@@ -178,6 +182,7 @@ impl Player {
             handles: HashSet::new(),
             serial: 0,
             orders: 0,
+            looks: 0,
             spent: Vec::new(),
             woken: [false; 4],
             driving: 0,
@@ -507,6 +512,7 @@ impl Player {
             order: self.orders,
             posted: 0,
             undelivered_posts: false,
+            drained: 0,
             lapsed: false,
             vague: false,
             seen: false,
@@ -544,7 +550,10 @@ impl Player {
             let r = unsafe { bell_slot_map(self.bell, handle, &mut slot) };
             if r == 0 {
                 let at = slot.expose_provenance();
-                self.reg(i).aim = Aim::Slot(at);
+                // Unless another thread has given it another target meanwhile.
+                if self.reg(i).aim == Aim::Slot(0) {
+                    self.reg(i).aim = Aim::Slot(at);
+                }
             } else if self.alone() {
                 violation(format!("bell_slot_map: {r}"));
             }
@@ -569,6 +578,7 @@ impl Player {
         r.order = order;
         r.credits += 1;
         r.sure = true;
+        r.drained = 0;
         r.told = tick;
         if r.what == What::Fd {
             r.at_arm = true_now(r.fd, r.life).unwrap_or(0);
@@ -618,8 +628,10 @@ fn see(events: &[bell_event], queue: Option<usize>, began: u64) {
             last = Some(this);
         }
         let tick = with(|w| w.tick);
+        let looks = p().looks;
         let r = p().reg(i);
         r.seen = true;
+        r.drained = looks;
         r.undelivered_posts = false;
         if r.is_one_shot() && e.ready != BELL_CLOSED {
             r.credits = r.credits.saturating_sub(1);
@@ -1025,7 +1037,8 @@ fn two_callers() -> Option<[usize; 2]> {
 fn overtake(rng: &mut Rng) {
     let ready = |r: &Reg| {
         let one_shot = r.what == What::Fd && r.mode == BELL_ONESHOT && r.sure && !r.wild && !r.closed;
-        one_shot && true_now(r.fd, r.life).is_some_and(|now| now & r.wants != 0)
+        // Not a wake fd that is watched, too: what it counts is the library's doing alone.
+        one_shot && p().fds.contains(&r.fd) && true_now(r.fd, r.life).is_some_and(|now| now & r.wants != 0)
     };
     let Some(i) = p().pick_reg(rng, ready) else { return };
     let Some([first, second]) = two_callers() else { return };
@@ -1039,8 +1052,16 @@ fn overtake(rng: &mut Rng) {
         }
     });
     let salt = rng.next();
-    if p().regs[i].as_ref().is_some_and(|r| r.handle == handle && r.ended == 0 && r.busy == 0 && !r.alone) {
-        p().callers[second] = Some(sched::spawn(Box::new(move || rearm_one(i, &mut Rng(salt)))));
+    let is_free =
+        move || p().regs[i].as_ref().is_some_and(|r| r.handle == handle && r.ended == 0 && r.busy == 0 && !r.alone);
+    if is_free() {
+        // Asked again: it may be a while until the job begins.
+        let rearms = move || {
+            if is_free() {
+                rearm_one(i, &mut Rng(salt));
+            }
+        };
+        p().callers[second] = Some(sched::spawn(Box::new(rearms)));
     }
     sched::run(1 + rng.below(30));
 }
@@ -1063,8 +1084,14 @@ fn chase(rng: &mut Rng) {
     };
     p().callers[first] = Some(sched::spawn(Box::new(fires)));
     sched::run(1 + rng.below(25));
-    if p().regs[i].as_ref().is_some_and(|r| r.handle == handle && r.ended == 0) {
-        p().callers[second] = Some(sched::spawn(Box::new(move || unregister_one(i, true))));
+    let is_there = move || p().regs[i].as_ref().is_some_and(|r| r.handle == handle && r.ended == 0 && !r.alone);
+    if is_there() {
+        let ends = move || {
+            if is_there() {
+                unregister_one(i, true);
+            }
+        };
+        p().callers[second] = Some(sched::spawn(Box::new(ends)));
     }
     sched::run(1 + rng.below(30));
 }
@@ -1134,7 +1161,15 @@ fn quiet() {
                 }
             }
             Wait::Queue(q, _) => {
-                if drain(q, 64) > 0 {
+                // What is LEVEL and was drained is looked at again by the next call, not by one that sleeps already.
+                let looked = p().queues[q].looked;
+                let level = |r: &Reg| r.what == What::Fd && r.mode == BELL_LEVEL && r.aim == Aim::Queue(q);
+                let again = |r: &Reg| level(r) && r.drained >= looked;
+                let again: Vec<u64> = p().live().map(|i| &*p().reg(i)).filter(|r| again(r)).map(|r| r.handle).collect();
+                let news = drain(q, 64) as usize;
+                let now = p().looks;
+                let found = p().live().map(|i| &*p().reg(i)).filter(|r| r.drained == now && again.contains(&r.handle));
+                if news > found.count() {
                     violation("a waiter sleeps beside its queue's news".to_owned());
                 }
             }
@@ -1798,7 +1833,8 @@ fn rearm_one(i: usize, rng: &mut Rng) {
         return;
     }
     p().reg(i).busy -= 1;
-    p().reg(i).alone = false;
+    // As in `retarget`.
+    p().reg(i).alone = r == 0 && matches!(fresh, Some(Aim::Slot(_)));
     same(before, r, "bell_rearm");
     let (wild, closed, auto, always) = (p().reg(i).wild, p().reg(i).closed, p().reg(i).auto, p().reg(i).always);
     if r == 0 {
@@ -1809,6 +1845,7 @@ fn rearm_one(i: usize, rng: &mut Rng) {
                 let mut slot = ptr::null_mut();
                 // SAFETY: a pointer of ours.
                 unsafe { bell_slot_map(p().bell, handle, &mut slot) };
+                p().reg(i).alone = false;
                 p().reg(i).aim = Aim::Slot(slot.expose_provenance());
             }
             let r = p().reg(i);
@@ -1923,7 +1960,8 @@ fn retarget(rng: &mut Rng) {
     }
     same(before, r, "bell_retarget");
     p().reg(i).busy -= 1;
-    p().reg(i).alone = false;
+    // Or until its slot is known: the next target shall not be taken for it.
+    p().reg(i).alone = r >= 0 && matches!(new, Aim::Slot(_));
     if r >= 0 {
         let unsure = what == What::Fd && hit > 0;
         if expected.is_some_and(|e| e != r && what != What::Fd && what != What::Timeout) && !unsure {
@@ -1931,6 +1969,7 @@ fn retarget(rng: &mut Rng) {
         }
         p().replaced(old, Some(r == BELL_CANCELLED as i32), false);
         p().reg(i).aim = new;
+        p().reg(i).drained = 0;
         p().reg(i).mark = 0;
         p().reg(i).order = 0;
         p().reg(i).vague |= what == What::Fd && matches!(old, Aim::Poll | Aim::Queue(_));
@@ -1938,6 +1977,7 @@ fn retarget(rng: &mut Rng) {
             let mut slot = ptr::null_mut();
             // SAFETY: a pointer of ours.
             let mapped = unsafe { bell_slot_map(p().bell, handle, &mut slot) };
+            p().reg(i).alone = false;
             if mapped == BELL_E_STALE && p().reg(i).auto {
                 return p().retire(i, false); // what its old target has not shown was told to the new one
             }
@@ -2092,7 +2132,13 @@ pub fn poll(shard: usize, most: usize, timeout: i64) -> i32 {
     r
 }
 
+fn looks_at(q: usize) {
+    p().looks += 1;
+    p().queues[q].looked = p().looks;
+}
+
 fn drain(q: usize, most: usize) -> i32 {
+    looks_at(q);
     let mut events = [NO_EVENT; 64];
     let handle = p().queues[q].handle;
     let began = p().serial;
@@ -2130,6 +2176,7 @@ fn queue_wait(rng: &mut Rng) {
     // SAFETY: 64 events of ours.
     let home = p().queues[q].shard;
     waits_for(Some(Wait::Queue(q, home)));
+    looks_at(q);
     let (r, hit) =
         api(|| format!("bell_queue_wait({q}, {until})"), |b| unsafe { bell_queue_wait(b, handle, out, 64, until) });
     if r > 0 {
@@ -2249,7 +2296,7 @@ fn queue_create(rng: &mut Rng) {
     );
     same(before, r, "bell_queue_create");
     if r == 0 {
-        p().queues.push(QueueModel { handle, shard, live: true, doorbell: None });
+        p().queues.push(QueueModel { handle, shard, live: true, doorbell: None, looked: 0 });
         if !p().handles.insert(handle) {
             violation(format!("handle {handle:#x} was given out twice"));
         }
