@@ -218,8 +218,8 @@ use modelled::Kernel;
 #[cfg(any(loom, shuttle))]
 pub use modelled::{WakeAddress, wake};
 
-/// A word on the stack of who sleeps on it. In models it is never freed (see [`WakeAddress`] there), but every use after
-/// its end is an error.
+/// A word on the stack of who sleeps on it. In models it is never freed (see [`WakeAddress`] there), but every use
+/// after its end is an error.
 pub struct OwnWord {
     #[cfg(not(any(loom, shuttle)))]
     word: Word,

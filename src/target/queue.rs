@@ -16,10 +16,10 @@
 //! - who is about to sleep sets WAITER on its word (`slot::prepare`), then joins the sleepers, which is refused while
 //!   there is news, then sleeps. Awake for whatever reason, it leaves the sleepers and drains, in one.
 //!
-//! So while there is news and somebody sleeps, one waiter is on its way, which was taken off the list of sleepers and has
-//! not drained yet: no more are woken than there is news to take. And the doorbell rings once for each time the list
-//! becomes non-empty. A waiter who drives the home shard (`led`) sleeps in the kernel: it is woken for what others bring
-//! or leave if there is no other sleeper. (Modelled in `tests/loom_queue.rs` and `tests/loom_handover.rs`.)
+//! So while there is news and somebody sleeps, one waiter is on its way, which was taken off the list of sleepers and
+//! has not drained yet: no more are woken than there is news to take. And the doorbell rings once for each time the
+//! list becomes non-empty. A waiter who drives the home shard (`led`) sleeps in the kernel: it is woken for what others
+//! bring or leave if there is no other sleeper. (Modelled in `tests/loom_queue.rs` and `tests/loom_handover.rs`.)
 use super::ready_list::{After, In, Left, Pushed, ReadyList};
 use super::{Batch, News, Notification, Target, slot};
 use crate::abi::bell_event;
@@ -173,8 +173,8 @@ impl Queue {
         (inner.list.is_empty() && !inner.destroyed).then_some(inner)
     }
 
-    /// A waiter whose word is prepared is about to sleep. `None`: there is news, or the queue is gone. What it returns is
-    /// for its next `drain`, which must follow.
+    /// A waiter whose word is prepared is about to sleep. `None`: there is news, or the queue is gone. What it returns
+    /// is for its next `drain`, which must follow.
     pub fn join(&self, word: &Word) -> Result<Option<u32>> {
         let mut inner = self.inner.lock();
         if !inner.list.is_empty() || inner.destroyed {

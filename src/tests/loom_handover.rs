@@ -191,8 +191,8 @@ fn a_waiter_that_leads_hears_of_news_from_another_shard() {
 /// list, and the other is called for it, once, whoever leads by then. The same when the driver of another shard brings
 /// it, which does not hold the lock of theirs.
 /// Mutants killed: a push that calls nobody (proof/mutants/queue-unpublished); `follow` that joins the queue before its
-/// word is prepared, or sleeps beside its news; a drain after which its caller still counts as on its way, or that leaves
-/// something and does not wake who leads (proof/mutants/queue-leader-left-alone).
+/// word is prepared, or sleeps beside its news; a drain after which its caller still counts as on its way, or that
+/// leaves something and does not wake who leads (proof/mutants/queue-leader-left-alone).
 #[test]
 fn two_wait_for_a_queue_and_both_hear() {
     for shard in [0, 1] {

@@ -81,8 +81,8 @@ fn nothing_is_lost_and_the_doorbell_rings_once_for_each_time() {
 }
 
 /// Two wait, each for one piece, and nobody is called for nothing.
-/// Mutants killed: a waiter that does not call the next (proof/mutants/queue-left-alone); `leave` that forgets who is on
-/// the way; `join` beside news; a sleeper that joins before its word is prepared.
+/// Mutants killed: a waiter that does not call the next (proof/mutants/queue-left-alone); a drain that
+/// forgets who was on the way; `join` beside news; a sleeper that joins before its word is prepared.
 #[test]
 fn what_one_drain_leaves_wakes_the_next_waiter() {
     explore(3, || {
