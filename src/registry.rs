@@ -234,6 +234,8 @@ pub const RELEASE: u8 = 8;
 pub const EXCLUSIVE: u8 = 16;
 /// In `State::always`.
 pub const QUEUED: u8 = 32;
+/// Its file was closed: the next turn tells it.
+pub const GONE: u8 = 64;
 
 impl Default for Fd {
     fn default() -> Self {

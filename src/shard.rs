@@ -808,9 +808,8 @@ impl Shard {
             let fd = &mut st.reg.fds.at_mut(index).value;
             // SAFETY: a number.
             if fd.kernel != Kernel::Absent && unsafe { libc::fcntl(fd.fd, libc::F_GETFD) } < 0 {
-                let number = fd.fd;
                 fd.kernel = Kernel::Absent;
-                st.later(number, true);
+                st.tell_end_later(index);
             }
         }
         let backend = Backend::of_choice(self.backend.is_io_uring())?;

@@ -280,7 +280,7 @@ impl State {
         let (number, kernel) = (fd.fd, fd.kernel);
         self.forget_kernel(env, number, kernel);
         if !self.close_list(env, number, Error::BADF.code(), out) {
-            self.later(number, true);
+            self.tell_end_later(env.fds.head(number));
         }
     }
 
@@ -295,8 +295,21 @@ impl State {
             self.ghosts += 1; // if a dup of it lives elsewhere
         }
         if !self.close_list(env, number, 0, out) {
-            self.later(number, true);
+            self.tell_end_later(env.fds.head(number));
         }
+    }
+
+    /// The file was closed that this registration is of, and those behind it in the list. Marked, because when the next
+    /// turn tells them the number may have another file, with registrations of its own.
+    pub fn tell_end_later(&mut self, head: u32) {
+        let number = self.reg.fds.at(head).value.fd;
+        let mut at = head;
+        while at != NIL {
+            let entry = self.reg.fds.at_mut(at);
+            entry.value.set(GONE, true);
+            at = entry.link;
+        }
+        self.later(number, true);
     }
 
     /// The next turn goes on.
@@ -317,7 +330,10 @@ impl State {
         while let Some((number, closed)) = self.retry.pop() {
             let head = env.fds.head(number);
             if head != NIL && closed {
-                self.ghost(env, head, out);
+                // Else somebody has told them meanwhile.
+                if self.reg.fds.at(head).value.is(GONE) {
+                    self.ghost(env, head, out);
+                }
             } else if head != NIL {
                 self.sync_kernel_or_tell(env, head, true, out);
             }

@@ -527,6 +527,39 @@ static void arming_what_was_closed_behind_our_back_says_so(void)
     check_clean(bell);
 }
 
+/* More registrations than can be told at once: the next turn goes on, and meanwhile the number is used anew. */
+static void what_has_the_number_of_a_closed_fd_is_not_told_with_the_rest(void)
+{
+    enum { OLD = 40 };
+    bell_t *bell = make_bell(1, 0);
+    bell_handle old[OLD], fresh;
+    uint32_t words[OLD] = {0}, word = 0;
+    int fds[2], again[2];
+    make_sockets(fds);
+    make_sockets(again);
+    for (int i = 0; i < OLD; i++)
+        old[i] = watch(bell, fds[0], BELL_READ, BELL_ONESHOT, to_futex(&words[i]));
+    CHECK(close(fds[0]) == 0);
+    CHECK_OK(bell_unregister(bell, old[0], BELL_SYNC)); /* epoll says EBADF about the others */
+    CHECK_EQ(dup3(again[0], fds[0], O_CLOEXEC), fds[0]);
+    fresh = watch(bell, fds[0], BELL_READ, BELL_ONESHOT, to_futex(&word));
+    turn(bell);
+    turn(bell);
+    CHECK_EQ(load(&word), 0);
+    put_byte(again[1]);
+    turn(bell);
+    CHECK_EQ(load(&word) & (BELL_READ | BELL_CLOSED), BELL_READ);
+    for (int i = 1; i < OLD; i++) {
+        if (has_feature(BELL_FEATURE_EPOLL))
+            CHECK_HAS(load(&words[i]), BELL_CLOSED);
+        CHECK_OK(bell_unregister(bell, old[i], BELL_SYNC));
+    }
+    CHECK_EQ(bell_unregister(bell, fresh, BELL_SYNC), BELL_FIRED);
+    close_pair(fds);
+    close_pair(again);
+    check_clean(bell);
+}
+
 typedef struct driver {
     bell_t *bell;
     bell_handle wanted;
@@ -708,6 +741,7 @@ int main(void)
     RUN(a_dup_that_stays_open_is_not_heard);
     RUN(a_number_reused_behind_our_back_works);
     RUN(arming_what_was_closed_behind_our_back_says_so);
+    RUN(what_has_the_number_of_a_closed_fd_is_not_told_with_the_rest);
     RUN(a_ghost_does_not_keep_the_driver_busy);
     RUN(a_ghost_that_is_still_registered_does_not_spin);
     RUN(the_ghost_of_one_that_was_told_of_its_close_goes);

@@ -86,8 +86,13 @@ impl Manager {
         };
         loop {
             st.reg.attach(word, index, head);
-            let watched =
-                if head == NIL { st.watch_alone(env, index, handle) } else { st.sync_kernel(env, head, true) };
+            let watched = if head == NIL {
+                st.watch_alone(env, index, handle)
+            } else if st.reg.fds.at(head).value.is(GONE) {
+                Err(Error::NOENT) // and not told yet
+            } else {
+                st.sync_kernel(env, head, true)
+            };
             let Err(mut e) = watched else { break };
             // A file that cannot be watched, under a number that is watched: another file, as below.
             let reused = head != NIL && st.reg.fds.at(head).value.kernel != Kernel::Absent;
