@@ -266,6 +266,46 @@ static void does_a_prepared_child_take_everything_over(void)
     check_clean(bell);
 }
 
+/* A shard's clocks that the kernel does not sleep by: the child sets its own alarms before it sleeps. */
+typedef struct other_clocks {
+    bell_t *bell;
+    bell_handle timeouts[2];
+} other_clocks;
+
+static void sleeps_by_other_clocks(void *argument)
+{
+    other_clocks *o = argument;
+    uint32_t fired = 0;
+    CHECK_EQ(bell_after_fork_child(o->bell, 0), 0);
+    while (fired != 3) {
+        bell_event e;
+        CHECK_EQ(bell_poll(o->bell, 0, &e, 1, PATIENCE), 1); /* by the alarm, not when its patience ends */
+        CHECK_EQ(e.ready, BELL_TIMEOUT);
+        fired |= e.handle == o->timeouts[0] ? 1 : 2;
+    }
+}
+
+static void does_the_child_sleep_by_every_clock(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    other_clocks o = {.bell = bell};
+    for (int i = 0; i < 2; i++) {
+        struct timespec now;
+        bell_timeout_spec spec = timeout_spec(0, to_poll());
+        spec.clock = i ? BELL_CLOCK_REAL : BELL_CLOCK_BOOT;
+        CHECK_EQ(clock_gettime(i ? CLOCK_REALTIME : CLOCK_BOOTTIME, &now), 0);
+        spec.deadline_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec + SEC(1);
+        CHECK_EQ(bell_register_timeout(bell, &spec, &o.timeouts[i]), 0);
+    }
+    CHECK_EQ(bell_before_fork(bell), 0);
+    pid_t child = in_child(sleeps_by_other_clocks, &o);
+    CHECK_EQ(bell_after_fork_parent(bell), 0);
+    child_ends_well(child);
+    for (int i = 0; i < 2; i++)
+        CHECK_OK(bell_unregister(bell, o.timeouts[i], 0));
+    check_clean(bell);
+}
+
 static void take_over_or_reset(void *argument)
 {
     family *f = argument;
@@ -1008,6 +1048,7 @@ int main(void)
 {
     RUN(museum_060_is_every_call_refused_in_the_child_and_does_destroy_work);
     RUN(does_a_prepared_child_take_everything_over);
+    RUN(does_the_child_sleep_by_every_clock);
     RUN(can_an_unprepared_child_take_over_or_reset);
     RUN(does_no_handle_of_the_parent_name_anything_after_a_reset);
     RUN(may_taking_over_be_repeated_when_it_has_failed);
