@@ -664,8 +664,8 @@ static void a_ghost_that_is_still_registered_does_not_spin(void)
     }
 }
 
-/* Too late: the number is closed already when the library hears of it, and the kernel goes on with an edge of a dup that
- * nobody can take out. */
+/* Too late: the number is closed already when the library hears of it, and the kernel goes on with an edge of a dup
+ * that nobody can take out. */
 static void the_ghost_of_one_that_was_told_of_its_close_goes(void)
 {
     enum { BYTES = 100 };

@@ -410,7 +410,7 @@ static void refuse_all_waits(void)
     faults_begin();
 }
 
-/* A library thread has nobody to tell of it: it tries again after 1 ms, 2, 4 .. 100, and goes on when there is enough. */
+/* A library thread has nobody to tell: it tries again after 1 ms, 2, 4 .. 100, and goes on when there is enough. */
 static void does_a_library_thread_that_meets_a_shortage_pause_and_go_on(void)
 {
     enum { TURNS = 9 };
