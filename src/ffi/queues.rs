@@ -52,7 +52,8 @@ pub unsafe extern "C" fn bell_queue_drain(
 /// Waits until there is news and takes up to `capacity` pieces, at least 1; returns how many. In a manager without
 /// library threads the caller drives the queue's shard while it waits, unless somebody does. `deadline_ns`: absolute,
 /// `BELL_CLOCK_MONOTONIC`; `BELL_NEVER`: none; 0: only looks. [B], any thread, several at once: each piece of news
-/// goes to one of them.
+/// goes to one of them. LEVEL registrations among the last drain's are looked at again when it begins, not while it
+/// sleeps.
 ///
 /// Errors: `-ETIMEDOUT`; `-EINTR` a signal came; `-ENOMEM`; `-EBADF` as `bell_poll`; `BELL_E_STALE`; `BELL_E_CANCELLED`
 /// the queue was destroyed while it waited; `BELL_E_CLOSED` the manager was; `-EINVAL` not a queue, null, `capacity` 0,
