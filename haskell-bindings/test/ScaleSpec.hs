@@ -39,7 +39,9 @@ scale slower = describe "at scale" $ do
       killThread t
       _ <- soon (takeMVar v)
       when (event == 0) $ soon (D.threadWaitRead r) >> void (readFd r 1)
-    counter (I.mBell m) Fds `shouldReturn` before
+    -- Fewer, if the number was written to in an earlier test: when it moves to another capability, only who waits is registered there.
+    left <- counter (I.mBell m) Fds
+    left `shouldSatisfy` (<= before)
   it "100000 waits of a watched fd are killed at any point" $ withPair $ \(a, b) -> W.withWatched a $ \x ->
     forM_ (zip3 [1 .. 100000 `div` slower] (draws 6) (drop 3 (draws 5))) $ \(_ :: Int, yields, event) -> do
       (t, v) <- spawn (W.waitRead x)

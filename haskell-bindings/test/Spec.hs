@@ -221,7 +221,9 @@ killing = do
       killThread t
       _ <- soon (takeMVar v)
       when (i `mod` 5 == 0) $ soon (waitR ours r) >> void (readFd r 1)
-    counter (I.mBell m) Fds `shouldReturn` before
+    -- Fewer, if the number was written to in an earlier test: when it moves to another capability, only who waits is registered there.
+    left <- counter (I.mBell m) Fds
+    left `shouldSatisfy` (<= before)
   it "of two waiters one is killed as the event comes: the other wakes" $ withPipe $ \(r, w) ->
     forM_ [1 .. 2000 :: Int] $ \i -> do
       (t, v) <- spawn (waitR ours r)
