@@ -280,7 +280,7 @@ fn timespec(ns: i64) -> libc::timespec {
 ///
 /// fork(2) copies the table of fds before the memory. So a child may remember the number of a timerfd that came in
 /// between, which is nothing in its table, or something of its own by the time it would close it. The interval tells
-/// whose a timerfd is: more than 34 years, so it comes to nothing, and another one for each shard that there has been.
+/// whose a timerfd is: more than 36 years, so it comes to nothing, and another one for each shard that there has been.
 #[cfg(target_os = "linux")]
 struct Alarms {
     fds: [Lazy; 3],
