@@ -83,7 +83,11 @@ static void pty_in_mode(uint32_t mode)
         hang_ups += !!(e.ready & BELL_HUP);
         while ((n = read(master, text, sizeof text)) > 0)
             total += n;
-        ended = n == 0 || errno == EIO; /* the other side is gone and all is read */
+        ended = n == 0 || errno == EIO; /* the other side is gone */
+        /* Linux: a read that finds nothing says EIO too if bytes and the end came just after it looked. They are
+         * there then (met with poll(2) alone, 1 of 24,000). */
+        while (ended && (n = read(master, text, sizeof text)) > 0)
+            total += n;
         if (!ended) {
             CHECK_EQ(errno, EAGAIN);
             if (mode == BELL_ONESHOT)
@@ -92,10 +96,13 @@ static void pty_in_mode(uint32_t mode)
     }
     CHECK_EQ(total, PTY_BYTES);
     join_thread(writer);
-    if (hang_ups == 0) { /* the end was read before it was told: it is told still */
+    /* The end was read before it was told: it is told still. Over io_uring a registration that stays armed may tell
+     * first of bytes that have been read since (BELL_IO_URING in the header). */
+    for (int stale = 0; hang_ups == 0; stale++) {
+        CHECK_LE(stale, on_io_uring() && mode != BELL_ONESHOT ? 1 : 0);
         if (mode == BELL_ONESHOT)
             again(bell, h);
-        expect(bell, h, BELL_HUP);
+        hang_ups = !!(expect(bell, h, 0).ready & BELL_HUP);
     }
     CHECK_OK(bell_unregister(bell, h, 0));
     CHECK_EQ(close(master), 0);
