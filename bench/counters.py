@@ -25,6 +25,7 @@ INSTRUCTIONS = {
     "an event to SLOT": (157, "w1", "slot", W1, "events", 1000, 5000, 1),
     "an event to QUEUE": (99.5, "w1", "queue", W1, "events", 1000, 5000, 1),
     "an event to POLL, its deadline moved": (214, "w1t", "poll", W1, "events", 1000, 5000, 1),
+    "an event to POLL, its deadline moved by a store": (101, "w1t", "shared", W1, "events", 1000, 5000, 1),
     "an fd registered and unregistered": (1048, "w3", "single", W3, "events", 1024, 4096, 1.125),
     "a timeout moved later": (134, "w4m", "poll", dict(n=100), "events", 1000, 9000, 1.125),
     "a timeout armed, then cancelled, moved or fired": (650, "w4", "poll", {}, "n", 1000, 4000, 2.25),

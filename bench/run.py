@@ -277,9 +277,9 @@ def count_row(progress):
 
 COUNTED = [
     ("w1", "w1", W1_PEERS),
-    ("w1t", "w1t", [Peer("raw epoll, edge", RAW, "et"), Peer("Doorbell, POLL", OURS, "poll"),
-                    Peer("libev", "libev", "loop"), Peer("libuv", "libuv", "loop"),
-                    Peer("libevent", "libevent", "loop"), Peer("tokio", "tokio", "tasks")]),
+    ("w1t", "w1t", [Peer("raw epoll, edge", RAW, "et"), Peer("Doorbell, by bell_update_timeout", OURS, "poll"),
+                    Peer("Doorbell, by a store", OURS, "shared"), Peer("libev", "libev", "loop"),
+                    Peer("libuv", "libuv", "loop"), Peer("libevent", "libevent", "loop"), Peer("tokio", "tokio", "tasks")]),
     ("w2", "w2", [Peer("raw epoll", RAW, "epoll"), Peer("Doorbell, SLOT", OURS, "slot"),
                   Peer("Doorbell, its thread", OURS, "threads"), Peer("dispatcher + futex", RAW, "dispatcher-futex"),
                   Peer("libuv + semaphore", "libuv", "semaphore")]),
@@ -295,7 +295,8 @@ def count_verdicts(counts):
 
     w1 = [("w1-instructions-poll", of("w1", "Doorbell, POLL")["instructions"], 100),
           ("w1-instructions-queue", of("w1", "Doorbell, QUEUE")["instructions"], 100),
-          ("w1-instructions-idle-deadline", of("w1t", "Doorbell, POLL")["instructions"], 110)]
+          ("w1-instructions-idle-deadline", of("w1t", "Doorbell, by a store")["instructions"], 110),
+          ("w1-instructions-idle-deadline-by-call", of("w1t", "Doorbell, by bell_update_timeout")["instructions"], 110)]
     for label in BOTH + ["Doorbell, SLOT"]:
         short = label.split(", ")[1].lower()
         w1 += [(f"w1-syscalls-ctl-{short}", other_calls(label, "epoll_ctl", "futex"), 0),

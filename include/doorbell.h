@@ -813,12 +813,31 @@ int32_t bell_queue_destroy(struct bell_t *bell, bell_handle queue, uint32_t flag
 int32_t bell_register_timeout(struct bell_t *bell, const struct bell_timeout_spec *spec, bell_handle *handle);
 
 // Moves the deadline of an armed timeout, or sets, moves or (`BELL_NEVER`) takes away the deadline of an fd's
-// registration. Later costs a store; earlier wakes the driver only if it is the earliest of all. Returns 0, or
+// registration. Later costs a store (without this call: `bell_share_deadline`); earlier wakes the driver only if it is
+// the earliest of all. Returns 0, or
 // `BELL_FIRED`, with nothing changed, if a one-shot has fired already (see `bell_rearm`). [N], any thread.
 //
 // Errors: `BELL_E_STALE`; `-EINVAL` negative deadline, not a timeout or fd; `BELL_E_CLOSED` the fd was closed;
 // `-ENOMEM`; `-EMFILE`, `-ENFILE`, `-ENOSPC` as `bell_register_timeout`.
 int32_t bell_update_timeout(struct bell_t *bell, bell_handle handle, int64_t deadline_ns);
+
+// Keeps the deadline of a timeout in `*word`, aligned to 8, from now on: the call stores there what it is, and who
+// wants to move it later stores the new one, atomically (relaxed is enough), from any thread, in place of a call. So an
+// idle timeout is moved by each event at the price of a store. A store counts from the next turn that begins after it.
+//
+// A store of an earlier time may be seen only when the time before it has come: for that there is
+// `bell_update_timeout`, which stores it there as well, as `bell_rearm` does. `BELL_NEVER`: it does not fire until it is
+// moved by one of these (`bell_next_deadline` tells 2^63 - 2 of it); negative: as 0. When it has fired, a store means
+// nothing until it is armed again. A second call moves the deadline to another word.
+//
+// The word is the caller's memory. It is read until the registration has ended, by `bell_unregister`,
+// `BELL_AUTO_RELEASE` or `bell_destroy`, and never after. [N], any thread.
+//
+// Errors, after which nothing has changed: `BELL_E_STALE`; `-EINVAL` null, misaligned, not a timeout, it has a period;
+// of a timeout that is not armed also `-ENOMEM`; `-EMFILE`, `-ENFILE`, `-ENOSPC` as `bell_register_timeout`.
+int32_t bell_share_deadline(struct bell_t *bell,
+                            bell_handle handle,
+                            int64_t *word);
 
 // The deadline of a timeout or of an fd's registration; `BELL_NEVER` if it is not armed or has none. [N], any
 // thread.

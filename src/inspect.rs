@@ -191,7 +191,7 @@ pub fn describe(shard: &Shard, st: &State, report: &mut Report) {
             entry.kind().clock,
             if entry.is_armed() { "armed" } else { "silent" },
             Name(&t.target),
-            time(&t.deadline)
+            time(&entry.deadline())
         ));
     }
     for i in st.reg.users.indices() {

@@ -13,6 +13,8 @@ use crate::target::{Spec, Target};
 use crate::timers::{Nodes, UNARMED};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, DefaultHasher};
+// Not the model's, under loom: the word is the caller's, and orders nothing.
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 const LIVE: u32 = 1 << 31;
 /// Bits of a live entry's state that are its owner's: a generation has 26.
@@ -162,6 +164,15 @@ impl<T: Default> Slab<T> {
         let entry = &self.chunks.get(self.chunk(index))?[index as usize % CHUNK];
         entry.is(handle).then_some(index)
     }
+    /// As `find_mut`, of one that has none of these of its owner's bits.
+    #[inline]
+    fn find_without(&mut self, handle: Handle, bits: u32) -> Option<&mut Entry<T>> {
+        let index = handle.index();
+        let chunk = self.chunk(index);
+        let entry = &mut self.chunks.get_mut(chunk)?[index as usize % CHUNK];
+        let those = !BITS | bits << GENERATION_FIELD;
+        (entry.state & those == LIVE | handle.generation()).then_some(entry)
+    }
     /// As `find`, for who wants the entry itself.
     #[inline]
     pub fn find_mut(&mut self, handle: Handle) -> Option<&mut Entry<T>> {
@@ -282,13 +293,34 @@ impl Fd {
 /// entry 40 bytes.
 pub struct Timeout {
     pub user_data: u64,
-    pub deadline: i64,
+    /// Its deadline, or if that is shared the address of the word where it is: see `Entry::deadline`.
+    due: i64,
     pub target: Target,
+}
+
+impl Timeout {
+    pub fn new(user_data: u64, deadline: i64, target: Target) -> Timeout {
+        Timeout { user_data, due: deadline, target }
+    }
+}
+
+/// The caller's word with the deadline of a timeout, aligned. Valid until the registration ends: that is the caller's
+/// promise (`bell_timeout_spec`). It is only looked at under the shard's lock, and under that lock the entry goes.
+#[derive(Clone, Copy)]
+pub struct DeadlineWord(*const AtomicI64);
+
+impl DeadlineWord {
+    pub fn new(word: *mut i64) -> Result<DeadlineWord> {
+        if word.is_null() || !word.is_aligned() {
+            return Err(Error::INVAL);
+        }
+        Ok(DeadlineWord(word.cast_const().cast()))
+    }
 }
 
 impl Default for Timeout {
     fn default() -> Self {
-        Timeout { user_data: 0, deadline: NEVER, target: Target::None }
+        Timeout::new(0, NEVER, Target::None)
     }
 }
 
@@ -303,6 +335,8 @@ pub struct TimeoutKind {
 impl TimeoutKind {
     const RELEASE: u32 = 4;
     const EXTRA: u32 = 8;
+    /// Its deadline is in a word of the caller's.
+    const SHARED: u32 = 16;
 
     pub fn bits(self) -> u32 {
         self.clock as u32 | if self.release { Self::RELEASE } else { 0 } | if self.extra { Self::EXTRA } else { 0 }
@@ -320,8 +354,47 @@ impl Entry<Timeout> {
         TimeoutKind { clock, release: bits & TimeoutKind::RELEASE != 0, extra: bits & TimeoutKind::EXTRA != 0 }
     }
     #[inline]
+    pub fn is_shared(&self) -> bool {
+        self.bits() & TimeoutKind::SHARED != 0
+    }
+    /// Nothing in `Registry::extras`, and the deadline is in the entry itself.
+    #[inline]
+    fn is_plain(&self) -> bool {
+        self.bits() & (TimeoutKind::EXTRA | TimeoutKind::SHARED) == 0
+    }
+    /// From now on the deadline is in the caller's word.
+    pub fn share(&mut self, word: DeadlineWord) {
+        self.state |= TimeoutKind::SHARED << GENERATION_FIELD;
+        self.value.due = word.0.expose_provenance() as i64;
+    }
+    fn word(&self) -> Option<&AtomicI64> {
+        let word = std::ptr::with_exposed_provenance::<AtomicI64>(self.value.due as usize);
+        // SAFETY: `share` put the address there: aligned, and alive as long as this entry.
+        self.is_shared().then(|| unsafe { &*word })
+    }
+    /// Relaxed where it is shared, because it tells of nothing but itself; and its owner may store anything.
+    #[inline]
+    pub fn deadline(&self) -> i64 {
+        self.word().map_or(self.value.due, |word| word.load(Relaxed).max(0))
+    }
+    #[inline]
+    pub fn set_deadline(&mut self, deadline: i64) {
+        match self.word() {
+            Some(word) => word.store(deadline, Relaxed),
+            None => self.value.due = deadline,
+        }
+    }
+    #[inline]
     pub fn is_armed(&self) -> bool {
         self.link != UNARMED
+    }
+}
+
+impl Slab<Timeout> {
+    /// Where the deadline of a timeout can be moved by a store, and whether it is armed; not of one that is shared.
+    #[inline]
+    pub fn due_of(&mut self, handle: Handle) -> Option<(u32, &mut i64)> {
+        self.find_without(handle, TimeoutKind::SHARED).map(|e| (e.link, &mut e.value.due))
     }
 }
 
@@ -521,6 +594,16 @@ impl Registry {
         self.extra(timeout).slack.max(self.slack)
     }
 
+    /// The deadline of a timeout, and how often it fires (0: once).
+    #[inline]
+    pub fn due_and_period(&self, index: u32) -> (i64, i64) {
+        let entry = self.timeouts.at(index);
+        if entry.is_plain() {
+            return (entry.value.due, 0);
+        }
+        (entry.deadline(), if entry.kind().extra { self.extra(index).period } else { 0 })
+    }
+
     pub fn extra(&self, index: u32) -> Extra {
         self.extras.get(&index).copied().unwrap_or_default()
     }
@@ -551,6 +634,13 @@ impl Nodes for Registry {
             return (self.fds.at(id & !FD_DEADLINE).value.deadline, self.slack);
         }
         let entry = self.timeouts.at(id);
-        (entry.value.deadline, if entry.kind().extra { self.slack_of(id) } else { self.slack })
+        if entry.is_plain() {
+            return (entry.value.due, self.slack);
+        }
+        (entry.deadline(), if entry.kind().extra { self.slack_of(id) } else { self.slack })
+    }
+    #[inline]
+    fn is_shared(&self, id: u32) -> bool {
+        id & FD_DEADLINE == 0 && self.timeouts.at(id).is_shared()
     }
 }

@@ -607,18 +607,17 @@ impl State {
             return self.fire_deadline(env, id & !FD_DEADLINE, now, looked_at_all, out);
         }
         let handle = self.reg.timeout_handle(id);
-        let entry = self.reg.timeouts.at(id);
-        let kind = entry.kind();
-        let due = entry.value.deadline;
+        let (due, period) = self.reg.due_and_period(id);
         count_lateness(&mut self.counters, now - due);
-        let period = if kind.extra { self.reg.extra(id).period } else { 0 };
-        let timeout = &mut self.reg.timeouts.at_mut(id).value;
+        let entry = self.reg.timeouts.at_mut(id);
+        let kind = entry.kind();
         let mut expirations = 1;
         if period > 0 {
             let missed = (now - due) / period;
             expirations += missed as u64;
-            timeout.deadline = due.saturating_add(period.saturating_mul(missed + 1)).min(NEVER - 1);
+            entry.set_deadline(due.saturating_add(period.saturating_mul(missed + 1)).min(NEVER - 1));
         }
+        let timeout = &mut entry.value;
         let news = News {
             handle,
             user_data: timeout.user_data,
@@ -906,7 +905,7 @@ impl State {
     #[inline]
     pub fn postpone(&mut self, handle: Handle, deadline: i64) -> bool {
         let found = if handle.is(Kind::Timeout) {
-            self.reg.timeouts.find_mut(handle).map(|e| (e.link, &mut e.value.deadline))
+            self.reg.timeouts.due_of(handle)
         } else if handle.is(Kind::Fd) {
             self.reg.fds.find_mut(handle).map(|e| (e.value.pos, &mut e.value.deadline))
         } else {
@@ -946,27 +945,43 @@ impl State {
     /// Arms a timeout, or moves it if it is armed.
     pub fn set_timeout(&mut self, env: Env, index: u32, deadline: i64) -> Result<()> {
         let entry = self.reg.timeouts.at_mut(index);
-        let (old, armed, clock) = (entry.value.deadline, entry.is_armed(), entry.kind().clock);
-        if deadline == NEVER {
+        let (old, armed, clock, shared) = (entry.deadline(), entry.is_armed(), entry.kind().clock, entry.is_shared());
+        // A shared one stays in the heap: its owner may store a deadline, or this.
+        if deadline == NEVER && !shared {
             self.cancel_timeout(index);
             return Ok(());
         }
-        entry.value.deadline = deadline;
-        if !armed {
+        entry.set_deadline(deadline);
+        let result = if armed {
+            // The key of a shared one may be later than what was stored there since.
+            self.move_timer(env, clock, index, shared || deadline < old)
+        } else {
             let hard = self.hard(index);
-            return self
-                .arm(env, clock, index, hard)
-                .inspect_err(|_| self.reg.timeouts.at_mut(index).value.deadline = old);
+            self.arm(env, clock, index, hard)
+        };
+        result.inspect_err(|_| self.reg.timeouts.at_mut(index).set_deadline(old))
+    }
+
+    pub fn share_deadline(&mut self, env: Env, index: u32, word: DeadlineWord) -> Result<()> {
+        let (deadline, period) = self.reg.due_and_period(index);
+        if period > 0 {
+            return Err(Error::INVAL);
         }
-        self.move_timer(env, clock, index, deadline < old).inspect_err(|_| {
-            self.reg.timeouts.at_mut(index).value.deadline = old;
-        })
+        let entry = self.reg.timeouts.at(index);
+        // At `NEVER` too it is in the heap, see above. (What has fired stays out, whatever its owner has stored.)
+        if !entry.is_armed() && !entry.is_shared() && deadline == NEVER {
+            self.arm(env, entry.kind().clock, index, NEVER - 1)?;
+        }
+        let entry = self.reg.timeouts.at_mut(index);
+        entry.share(word);
+        entry.set_deadline(deadline);
+        Ok(())
     }
 
     #[inline]
     fn cancel_timeout(&mut self, index: u32) {
         let entry = self.reg.timeouts.at_mut(index);
-        entry.value.deadline = NEVER;
+        entry.set_deadline(NEVER);
         let clock = entry.kind().clock;
         if entry.is_armed() {
             self.timers[clock as usize].remove(&mut self.reg, index);

@@ -8,6 +8,7 @@
 //! The two common cases are to cancel before the deadline and to move it later on every event. So a later deadline
 //! is only stored in the entry: the heap keeps the old key, which is a lower bound, and looks at the entry when that
 //! key comes to the top. At any time `key <= due + slack` for every armed entry, and nothing else is promised of keys.
+//! (Not so of an entry whose deadline is shared: its owner may store an earlier one, which the key does not know.)
 //!
 //! An 8-ary heap, because it was measured against a timing wheel and a binary heap at 10k to 1M live deadlines: with
 //! lazy extension it was the fastest, and unlike a wheel it is exact to the nanosecond. A million deadlines are seven
@@ -30,6 +31,9 @@ pub trait Nodes {
     fn pos(&mut self, id: u32) -> &mut u32;
     /// The deadline asked for, and how late it may be (>= 0), ns.
     fn due_and_slack(&self, id: u32) -> (i64, i64);
+    /// May its deadline be another one, at any time, without a call of `moved`? What is earlier than its key is then
+    /// found out when the key comes to the top.
+    fn is_shared(&self, id: u32) -> bool;
 }
 
 /// The time by which one must have fired. Not `NEVER`, which is what an empty heap answers.
@@ -110,7 +114,7 @@ impl Timers {
     #[inline(always)]
     pub fn insert(&mut self, n: &mut impl Nodes, id: u32, hard_time: i64) -> Result<()> {
         debug_assert!(*n.pos(id) == UNARMED, "armed twice");
-        debug_assert!(n.due_and_slack(id).0 != NEVER && hard_time == hard(n.due_and_slack(id)));
+        debug_assert!(n.is_shared(id) || hard_time == hard(n.due_and_slack(id)));
         heap::make_room(&mut self.heap)?;
         if self.next_seq == SEQ_END {
             self.renumber(n);
@@ -142,7 +146,7 @@ impl Timers {
     #[inline]
     pub fn moved(&mut self, n: &mut impl Nodes, id: u32) {
         let (due, slack) = n.due_and_slack(id);
-        debug_assert!(due != NEVER && slack >= 0);
+        debug_assert!((due != NEVER || n.is_shared(id)) && slack >= 0);
         let at = *n.pos(id) as usize;
         let key = hard((due, slack));
         // UNARMED is beyond any heap.
@@ -171,7 +175,8 @@ impl Timers {
     /// and would otherwise do on every turn the work that `moved` has put off.
     #[inline]
     pub fn pop_due(&mut self, n: &mut impl Nodes, now: i64) -> Option<u32> {
-        // Ends: each round but the last makes a stale key fresh, and nobody makes one stale meanwhile.
+        // Ends: each round but the last makes a stale key fresh, and nobody makes one stale meanwhile, but for a shared
+        // one that is moved just then, and that to beyond `now` as a rule.
         loop {
             let top = *self.heap.first()?;
             let times = n.due_and_slack(top.id());
@@ -193,13 +198,15 @@ impl Timers {
     /// nobody wakes for a deadline that has been moved away.
     #[inline]
     pub fn next_wake(&mut self, n: &mut impl Nodes) -> i64 {
-        while let Some(&top) = self.heap.first() {
+        // Each at most once: shared ones may be moved faster than they are made fresh.
+        for _ in 0..self.heap.len() {
+            let top = self.heap[0];
             let times = n.due_and_slack(top.id());
             if !self.freshen(n, top, times) {
                 return top.key();
             }
         }
-        NEVER
+        self.peek()
     }
 
     /// The earliest key, possibly stale: not later than what `next_wake` would say, and free. `NEVER` when empty.
@@ -227,7 +234,7 @@ impl Timers {
                 return Err(format!("id {id} is at {i}, its entry says {pos}"));
             }
             let hard = hard(n.due_and_slack(id));
-            if key > hard {
+            if key > hard && !n.is_shared(id) {
                 return Err(format!("id {id} has key {key}, later than its hard time {hard}"));
             }
             let parent = &self.heap[i.saturating_sub(1) / ARITY];

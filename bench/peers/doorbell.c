@@ -49,6 +49,15 @@ static bell_target to_queue(bell_t *bell)
 
 static bell_event events[BATCH];
 
+static bell_handle arm(bell_t *bell, int64_t deadline, uint32_t flags, bell_target target)
+{
+    bell_handle handle;
+    const bell_timeout_spec spec = { .size = sizeof spec, .flags = flags, .deadline_ns = deadline, .target = target,
+                                     .user_data = (uint64_t)deadline };
+    BELL(bell_register_timeout(bell, &spec, &handle));
+    return handle;
+}
+
 static void w1_poll(void)
 {
     struct w1 w = w1_make();
@@ -130,6 +139,38 @@ static void w1t_poll(void)
     }
 }
 
+/* The same with a timeout for each, whose deadline is the caller's word: moved by a store. */
+static void w1t_shared(void)
+{
+    struct connection {
+        int fd;
+        int64_t idle_until;
+    };
+    struct w1 w = w1_make();
+    bell_t *bell = create(1, 0);
+    struct connection *connections = calloc(w.n, sizeof *connections);
+    int64_t deadline = bell_now(BELL_CLOCK_MONOTONIC) + 60 * NS;
+    for (int i = 0; i < w.n; i++) {
+        struct connection *c = &connections[i];
+        bell_handle handle;
+        const bell_fd_spec spec = { .size = sizeof spec, .fd = w.fds[i], .interest = BELL_READ, .mode = BELL_EDGE,
+                                    .user_data = (uint64_t)(uintptr_t)c, .target = to_poll };
+        c->fd = w.fds[i];
+        BELL(bell_register_fd(bell, &spec, &handle));
+        BELL(bell_share_deadline(bell, arm(bell, deadline, 0, to_poll), &c->idle_until));
+    }
+    w1_kick(&w);
+    for (;;) {
+        const int n = BELL(bell_poll(bell, 0, events, BATCH, BELL_NEVER));
+        for (int i = 0; i < n; i++) {
+            struct connection *c = (struct connection *)(uintptr_t)events[i].user_data;
+            __atomic_store_n(&c->idle_until, ++deadline, __ATOMIC_RELAXED);
+            if (w1_event(&w, c->fd))
+                return;
+        }
+    }
+}
+
 static void w2_slot_in(bell_t *bell)
 {
     struct w2 w = w2_make(true);
@@ -203,15 +244,6 @@ static void w3_batch_io_uring(void)
 {
     backend = BELL_IO_URING;
     w3(true);
-}
-
-static bell_handle arm(bell_t *bell, int64_t deadline, uint32_t flags, bell_target target)
-{
-    bell_handle handle;
-    const bell_timeout_spec spec = { .size = sizeof spec, .flags = flags, .deadline_ns = deadline, .target = target,
-                                     .user_data = (uint64_t)deadline };
-    BELL(bell_register_timeout(bell, &spec, &handle));
-    return handle;
 }
 
 static void w4(void)
@@ -412,6 +444,7 @@ int main(int argc, char **argv)
         { "w1", "queue", w1_queue },
         { "w1", "slot", w1_slot },
         { "w1t", "poll", w1t_poll },
+        { "w1t", "shared", w1t_shared },
         { "w2", "slot", w2_slot },
         { "w2", "poll", w2_poll },
         { "w2", "queue", w2_queue },

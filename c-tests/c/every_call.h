@@ -6,7 +6,7 @@
 #include "check.h"
 
 /* The first ones; behind them bell_after_fork_parent, bell_after_fork_child and bell_destroy, which may be allowed. */
-enum { CALLS_THAT_USE = 32, ALL_CALLS = 35 };
+enum { CALLS_THAT_USE = 33, ALL_CALLS = 36 };
 
 static inline int32_t every_call(int number, bell_t *bell, bell_handle h)
 {
@@ -52,9 +52,10 @@ static inline int32_t every_call(int number, bell_t *bell, bell_handle h)
     case 28: return bell_stats(bell, 0, &counters);
     case 29: return bell_verify(bell);
     case 30: return bell_dump(bell, 2);
-    case 31: return bell_before_fork(bell);
-    case 32: return bell_after_fork_parent(bell);
-    case 33: return bell_after_fork_child(bell, 0);
+    case 31: return bell_share_deadline(bell, h, &deadline);
+    case 32: return bell_before_fork(bell);
+    case 33: return bell_after_fork_parent(bell);
+    case 34: return bell_after_fork_child(bell, 0);
     default: return bell_destroy(bell, BELL_FORCE);
     }
 }

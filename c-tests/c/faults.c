@@ -783,6 +783,19 @@ static int32_t update_timeout(world *w, int how)
     return r;
 }
 
+static int64_t shared_deadline;
+
+static int32_t share_deadline(world *w, int how)
+{
+    (void)how;
+    shared_deadline = 77;
+    faults_begin();
+    int32_t r = bell_share_deadline(w->bell, w->made, &shared_deadline);
+    faults_end();
+    CHECK_EQ(shared_deadline, r < 0 ? 77 : BELL_NEVER);
+    return r;
+}
+
 static void rearm_timeout_second(world *w, int how)
 {
     set_by_clock(w, how);
@@ -833,6 +846,7 @@ static void does_changing_a_timeout_fail_cleanly(void)
     const int32_t *codes = CODES(-ENOMEM, -EMFILE, -ENFILE, -ENOSPC);
     const int32_t *all = has_feature(BELL_FEATURE_EPOLL) ? codes : CODES(-ENOMEM, -EMFILE, -ENFILE);
     const scenario update = {"bell_update_timeout", set_by_clock, update_timeout, fires_once, codes, all, 0, 0};
+    const scenario share = {"bell_share_deadline", set_by_clock, share_deadline, fires_once, codes, all, 0, 0};
     const scenario arm = {"bell_rearm of a timeout", rearm_timeout_second, rearm_timeout, fires_at_second, codes, all,
                           0, 0};
     const scenario unseen = {"bell_retarget of a timeout", unseen_timeout, retarget, unseen_moved, CODES(-ENOMEM),
@@ -841,6 +855,9 @@ static void does_changing_a_timeout_fail_cleanly(void)
         for (int kind = 0; kind < LAND_KINDS; kind++)
             sweep_all_worlds(&update, clock | kind << 4);
     provoked(&update);
+    for (int clock = 0; clock < clocks(); clock++)
+        sweep(&share, clock | LAND_POLL << 4, EMPTY);
+    provoked(&share);
     for (int clock = 0; clock < clocks(); clock++)
         for (int kind = 0; kind < LAND_KINDS; kind++)
             sweep(&arm, clock | kind << 12, EMPTY);

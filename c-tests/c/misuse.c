@@ -687,6 +687,16 @@ static void are_changes_refused_as_documented(void)
     CHECK_EQ(deadline, BELL_NEVER - 1);
     CHECK_EQ(bell_timeout_get(bell, t.fd_poll, &deadline), 0);
     CHECK_EQ(deadline, BELL_NEVER);
+    bell_timeout_spec periodic = timeout_spec(BELL_NEVER, to_poll());
+    bell_handle ticks;
+    periodic.period_ns = 1000;
+    CHECK_EQ(bell_register_timeout(bell, &periodic, &ticks), 0);
+    deadline = 77;
+    REFUSED(bell, bell_share_deadline(bell, ticks, &deadline), -EINVAL);
+    REFUSED(bell, bell_share_deadline(bell, t.timeout, NULL), -EINVAL);
+    REFUSED(bell, bell_share_deadline(bell, t.timeout, (int64_t *)(raw.bytes + 4)), -EINVAL);
+    CHECK_EQ(deadline, 77);
+    CHECK_EQ(bell_unregister(bell, ticks, 0), BELL_FIRED);
 
     REFUSED(bell, bell_slot_map(bell, t.fd_slot, NULL), -EINVAL);
     REFUSED(bell, bell_slot_map(bell, t.fd_slot, (bell_slot **)(raw.bytes + 1)), -EINVAL);
@@ -770,7 +780,7 @@ static void are_the_closing_functions_refused_as_documented(void)
 
 /* ---- handles ---- */
 
-enum { HANDLE_CALLS = 17 };
+enum { HANDLE_CALLS = 18 };
 
 /* Every function that takes a handle. The allowed answers to a bad one are STALE, and -EINVAL for one of another kind. */
 static int32_t call_with(int number, bell_t *bell, bell_handle h)
@@ -796,7 +806,8 @@ static int32_t call_with(int number, bell_t *bell, bell_handle h)
     case 12: return bell_update_timeout(bell, h, 1);
     case 13: return bell_timeout_get(bell, h, &deadline);
     case 14: return bell_post(bell, h, 1);
-    case 15: CHECK_EQ(bell_rearm_batch(bell, &h, 1, &status), 0); return status;
+    case 15: return bell_share_deadline(bell, h, &deadline);
+    case 16: CHECK_EQ(bell_rearm_batch(bell, &h, 1, &status), 0); return status;
     default: CHECK_EQ(bell_unregister_batch(bell, &h, 1, BELL_SYNC, &status), 0); return status;
     }
 }
@@ -933,9 +944,11 @@ static void is_each_kind_of_handle_refused_where_another_is_due(void)
     REFUSED(bell, bell_rearm_batch(bell, &q, 1, &status), 0);
     CHECK_EQ(status, -EINVAL);
     bell_handle no_times[] = {t.user, t.queue}, no_users[] = {t.fd_poll, t.timeout, t.queue};
+    REFUSED(bell, bell_share_deadline(bell, t.fd_poll, &deadline), -EINVAL);
     for (int i = 0; i < 2; i++) {
         REFUSED(bell, bell_update_timeout(bell, no_times[i], 1), -EINVAL);
         REFUSED(bell, bell_timeout_get(bell, no_times[i], &deadline), -EINVAL);
+        REFUSED(bell, bell_share_deadline(bell, no_times[i], &deadline), -EINVAL);
     }
     CHECK_EQ(deadline, 77);
     for (int i = 0; i < 3; i++)

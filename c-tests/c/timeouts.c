@@ -1,6 +1,7 @@
 #define _GNU_SOURCE 1
 /* When do timeouts fire, in which order, how often, and when not? */
 #include "check.h"
+#include <sys/mman.h>
 
 /* Waits for `handle` alone. */
 static bell_event next_of(bell_t *bell, bell_handle handle)
@@ -966,6 +967,280 @@ static void museum_050_moving_cancelling_and_firing_at_once_keep_the_count(void)
     check_clean(m.bell);
 }
 
+/* ---- deadlines in a word of the caller's ---- */
+
+static void store_deadline(int64_t *word, int64_t deadline)
+{
+    __atomic_store_n(word, deadline, __ATOMIC_RELAXED);
+}
+
+static int64_t load_deadline(const int64_t *word)
+{
+    return __atomic_load_n(word, __ATOMIC_RELAXED);
+}
+
+static bell_handle share_timeout(bell_t *bell, int64_t deadline, bell_target target, int64_t *word)
+{
+    bell_handle handle = set_timeout(bell, deadline, target);
+    CHECK_EQ(bell_share_deadline(bell, handle, word), 0);
+    CHECK_EQ(*word, deadline);
+    return handle;
+}
+
+static void a_store_moves_a_shared_deadline(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    for (uint32_t clock = 0; clock < 3; clock++) {
+        if (clock > 0 && !has_feature(BELL_FEATURE_CLOCKS))
+            continue;
+        for (int i = 0; i < rounds(30); i++) {
+            int64_t word = 77, got, first = bell_now(clock) + MS(2), moved = first + MS(1 + i % 3);
+            bell_timeout_spec spec = timeout_spec(first, to_poll());
+            bell_handle handle;
+            spec.clock = clock;
+            spec.slack_ns = i % 2 ? US(10) : 0;
+            CHECK_OK(bell_register_timeout(bell, &spec, &handle));
+            CHECK_EQ(bell_share_deadline(bell, handle, &word), 0);
+            CHECK_EQ(word, first);
+            store_deadline(&word, moved);
+            CHECK_OK(bell_timeout_get(bell, handle, &got));
+            CHECK_EQ(got, moved);
+            CHECK_EQ(next_of(bell, handle).data, 1);
+            CHECK_GE(bell_now(clock), moved);
+            CHECK_EQ(word, moved); /* the library does not write there by itself */
+            /* It has fired: what is stored means nothing, until it is armed again. */
+            store_deadline(&word, i % 4 < 2 ? 0 : BELL_NEVER);
+            expect_quiet(bell, i % 10 == 0 ? MS(3) : 0);
+            CHECK_EQ(bell_update_timeout(bell, handle, 0), BELL_FIRED);
+            CHECK_OK(bell_timeout_get(bell, handle, &got));
+            CHECK_EQ(got, BELL_NEVER);
+            moved = bell_now(clock) + MS(1);
+            CHECK_OK(bell_rearm(bell, handle, NULL, moved));
+            CHECK_EQ(word, moved);
+            next_of(bell, handle);
+            CHECK_GE(bell_now(clock), moved);
+            CHECK_EQ(bell_unregister(bell, handle, 0), BELL_FIRED);
+        }
+    }
+    check_clean(bell);
+}
+
+static void an_earlier_store_is_seen_when_its_old_time_has_come_and_a_call_at_once(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    for (int i = 0; i < rounds(30); i++) {
+        int64_t word, soon = now_ns() + MS(2);
+        bell_handle handle = share_timeout(bell, soon, to_poll(), &word);
+        store_deadline(&word, i % 2 ? 1 : INT64_MIN);
+        CHECK_EQ(bell_verify(bell), 0); /* nothing is wrong with that */
+        CHECK_EQ(next_of(bell, handle).data, 1);
+        CHECK_EQ(bell_unregister(bell, handle, 0), BELL_FIRED);
+
+        handle = share_timeout(bell, now_ns() + SEC(3600), to_poll(), &word);
+        sleeper s = {.bell = bell};
+        pthread_t t = start_thread(poll_for_ever, &s);
+        if (i % 2)
+            AWAIT(is_asleep(&s.id));
+        if (i % 3)
+            store_deadline(&word, now_ns() + MS(1)); /* the driver sleeps on; the key in the heap is an hour later */
+        soon = now_ns() + (i % 4 ? MS(1) : 0);
+        CHECK_EQ(bell_update_timeout(bell, handle, soon), 0);
+        CHECK_EQ(word, soon);
+        join_thread(t); /* or it hangs */
+        CHECK_EQ(s.event.handle, handle);
+        CHECK_GE(s.woke, soon);
+        CHECK_EQ(bell_unregister(bell, handle, 0), BELL_FIRED);
+    }
+    check_clean(bell);
+}
+
+static void a_shared_deadline_of_never_is_silent_until_it_is_moved(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    int64_t word, got;
+    for (int how = 0; how < 3; how++) {
+        bell_handle handle = share_timeout(bell, how == 0 ? BELL_NEVER : now_ns() + MS(1), to_poll(), &word);
+        if (how == 1)
+            store_deadline(&word, BELL_NEVER);
+        else if (how == 2)
+            CHECK_EQ(bell_update_timeout(bell, handle, BELL_NEVER), 0);
+        CHECK_EQ(word, BELL_NEVER);
+        expect_quiet(bell, MS(4));
+        CHECK_OK(bell_timeout_get(bell, handle, &got));
+        CHECK_EQ(got, BELL_NEVER);
+        CHECK_EQ(bell_verify(bell), 0);
+        int64_t moved = now_ns() + MS(1);
+        CHECK_EQ(bell_update_timeout(bell, handle, moved), 0);
+        CHECK_EQ(next_of(bell, handle).data, 1);
+        CHECK_GE(now_ns(), moved);
+        /* And by an arming anew. */
+        CHECK_OK(bell_rearm(bell, handle, NULL, BELL_NEVER));
+        CHECK_EQ(word, BELL_NEVER);
+        expect_quiet(bell, MS(1));
+        CHECK_EQ(bell_update_timeout(bell, handle, 0), 0);
+        next_of(bell, handle);
+        CHECK_OK(bell_rearm(bell, handle, NULL, BELL_NEVER));
+        CHECK_EQ(bell_unregister(bell, handle, 0), BELL_CANCELLED);
+    }
+    check_clean(bell);
+}
+
+static void every_target_is_told_of_a_shared_deadline(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    int64_t words[4], moved[4];
+    uint32_t word = 0;
+    bell_event e[4];
+    bell_handle queue, h[4];
+    bell_slot *slot;
+    CHECK_OK(bell_queue_create(bell, 0, NULL, &queue));
+    bell_target targets[4] = {to_poll(), to_slot(), to_futex(&word), to_queue(queue)};
+    for (int i = 0; i < 4; i++) {
+        h[i] = share_timeout(bell, now_ns() + US(100), targets[i], &words[i]);
+        moved[i] = now_ns() + MS(2);
+        store_deadline(&words[i], moved[i]);
+    }
+    CHECK_OK(bell_slot_map(bell, h[1], &slot));
+    int polled = 0;
+    int64_t limit = now_ns() + PATIENCE;
+    while (!(polled && load(&slot->rd) & BELL_TIMEOUT && load(&word) & BELL_TIMEOUT &&
+             bell_queue_drain(bell, queue, e, 4) == 1)) {
+        CHECK(now_ns() < limit);
+        polled += CHECK_OK(bell_poll(bell, 0, e, 4, MS(1)));
+    }
+    CHECK_GE(now_ns(), moved[0]);
+    CHECK_EQ(polled, 1);
+    for (int i = 0; i < 4; i++)
+        CHECK_EQ(bell_unregister(bell, h[i], BELL_SYNC), BELL_FIRED);
+    CHECK_OK(bell_queue_destroy(bell, queue, 0));
+    check_clean(bell);
+}
+
+/* The page with the word is gone at once: whoever looks there again ends this program. */
+static void is_a_shared_deadline_never_read_after_its_registration(void)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    for (uint32_t threads = 0; threads < 2; threads++) {
+        bell_t *bell = make_bell(1, threads);
+        for (int i = 0; i < rounds(3000); i++) {
+            int64_t *word = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            CHECK(word != MAP_FAILED);
+            uint32_t *told = (uint32_t *)(word + 1);
+            bell_timeout_spec spec = timeout_spec(now_ns() + i % 20 * 1000, to_futex(told));
+            bell_handle handle;
+            spec.flags = i % 3 == 2 ? BELL_AUTO_RELEASE : 0;
+            CHECK_OK(bell_register_timeout(bell, &spec, &handle));
+            int32_t s = bell_share_deadline(bell, handle, word);
+            CHECK(s == 0 || (s == BELL_E_STALE && spec.flags));
+            store_deadline(word, now_ns() + i % 7 * 3000);
+            if (threads == 0)
+                CHECK_EQ(bell_poll(bell, 0, (bell_event[1]){{0}}, 1, i % 10 * 1000), 0);
+            int32_t r = bell_unregister(bell, handle, BELL_SYNC);
+            CHECK(r == BELL_CANCELLED || r == BELL_FIRED || (r == BELL_E_STALE && spec.flags));
+            if (r == BELL_E_STALE)
+                AWAIT(load(told) & BELL_TIMEOUT); /* the last touch of all */
+            CHECK_EQ(munmap(word, page), 0);
+        }
+        /* And one that goes with its manager. */
+        int64_t *word = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        CHECK(word != MAP_FAILED);
+        uint32_t told = 0;
+        share_timeout(bell, now_ns() + MS(1), to_futex(&told), word);
+        CHECK_OK(bell_destroy(bell, 0));
+        CHECK_EQ(munmap(word, page), 0);
+    }
+}
+
+static void a_deadline_can_be_shared_at_any_time_and_again(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    int64_t words[2] = {77, 77}, got;
+    /* Silent, then shared, then moved. */
+    bell_handle handle = set_timeout(bell, BELL_NEVER, to_poll());
+    CHECK_EQ(bell_share_deadline(bell, handle, &words[0]), 0);
+    CHECK_EQ(words[0], BELL_NEVER);
+    CHECK_EQ(bell_update_timeout(bell, handle, now_ns() + MS(1)), 0);
+    /* In another word: what is stored in the first means nothing. */
+    CHECK_EQ(bell_share_deadline(bell, handle, &words[1]), 0);
+    CHECK_EQ(words[1], words[0]);
+    store_deadline(&words[0], BELL_NEVER);
+    CHECK_OK(bell_timeout_get(bell, handle, &got));
+    CHECK_EQ(got, words[1]);
+    next_of(bell, handle);
+    CHECK_GE(now_ns(), words[1]);
+    /* When it has fired. */
+    CHECK_EQ(bell_share_deadline(bell, handle, &words[0]), 0);
+    CHECK_EQ(words[0], words[1]);
+    expect_quiet(bell, MS(1));
+    CHECK_EQ(bell_update_timeout(bell, handle, 0), BELL_FIRED);
+    CHECK_OK(bell_rearm(bell, handle, NULL, 5));
+    CHECK_EQ(words[0], 5);
+    next_of(bell, handle);
+    CHECK_EQ(bell_unregister(bell, handle, 0), BELL_FIRED);
+    /* One that was never shared, and fired. */
+    handle = set_timeout(bell, 3, to_poll());
+    next_of(bell, handle);
+    CHECK_EQ(bell_share_deadline(bell, handle, &words[0]), 0);
+    CHECK_EQ(words[0], 3);
+    expect_quiet(bell, MS(1));
+    CHECK_EQ(bell_update_timeout(bell, handle, 0), BELL_FIRED);
+    CHECK_EQ(bell_unregister(bell, handle, 0), BELL_FIRED);
+    check_clean(bell);
+}
+
+typedef struct shared {
+    int64_t words[16];
+    uint32_t stop, stores;
+} shared;
+
+static void *move_all_later(void *argument)
+{
+    shared *s = argument;
+    while (!load(&s->stop)) {
+        int64_t later = now_ns() + MS(1);
+        for (int i = 0; i < 16; i++)
+            store_deadline(&s->words[i], later + i);
+        add(&s->stores, 1);
+    }
+    return NULL;
+}
+
+/* While they are moved all the time none fires, and whoever drives gets on. */
+static void do_stores_from_other_threads_hold_nobody_up(void)
+{
+    shared s = {0};
+    bell_t *bell = make_bell(1, 0);
+    bell_handle h[16];
+    bell_event e[16];
+    int told = 0;
+    for (int i = 0; i < 16; i++)
+        h[i] = share_timeout(bell, now_ns() + SEC(1) + i, to_poll(), &s.words[i]);
+    pthread_t threads[2] = {start_thread(move_all_later, &s), start_thread(move_all_later, &s)};
+    for (int i = 0; i < rounds(2000); i++) {
+        int32_t n = CHECK_OK(bell_poll(bell, 0, e, 16, US(i % 50)));
+        for (int k = 0; k < n; k++) {
+            /* Both threads were off the CPU for a millisecond. */
+            CHECK_EQ(e[k].ready, BELL_TIMEOUT);
+            for (int j = 0; j < 16; j++)
+                if (h[j] == e[k].handle)
+                    CHECK_OK(bell_rearm(bell, h[j], NULL, now_ns() + MS(1)));
+        }
+        CHECK_EQ(bell_verify(bell), 0);
+    }
+    AWAIT(load(&s.stores) > 100);
+    store(&s.stop, 1);
+    for (int i = 0; i < 2; i++)
+        join_thread(threads[i]);
+    for (int64_t limit = now_ns() + PATIENCE; told < 16 && now_ns() < limit;)
+        told += CHECK_OK(bell_poll(bell, 0, e, 16, MS(10)));
+    CHECK_EQ(told, 16);
+    for (int i = 0; i < 16; i++) {
+        CHECK_GE(now_ns(), load_deadline(&s.words[i]));
+        CHECK_EQ(bell_unregister(bell, h[i], 0), BELL_FIRED);
+    }
+    check_clean(bell);
+}
+
 int main(void)
 {
     RUN(no_sample_is_early);
@@ -999,5 +1274,12 @@ int main(void)
     RUN(the_next_deadline_is_told);
     RUN(a_million_armed_and_cancelled_leave_no_garbage);
     RUN(museum_050_moving_cancelling_and_firing_at_once_keep_the_count);
+    RUN(a_store_moves_a_shared_deadline);
+    RUN(an_earlier_store_is_seen_when_its_old_time_has_come_and_a_call_at_once);
+    RUN(a_shared_deadline_of_never_is_silent_until_it_is_moved);
+    RUN(every_target_is_told_of_a_shared_deadline);
+    RUN(a_deadline_can_be_shared_at_any_time_and_again);
+    RUN(is_a_shared_deadline_never_read_after_its_registration);
+    RUN(do_stores_from_other_threads_hold_nobody_up);
     return 0;
 }

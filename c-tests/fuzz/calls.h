@@ -311,7 +311,7 @@ static void do_rearm(void)
         t->blurred = 0;
         t->mixed = 1;
     }
-    if (t->kind == TIMEOUT && deadline == BELL_NEVER) {
+    if (t->kind == TIMEOUT && deadline == BELL_NEVER && !t->word) {
         t->armed = is_listed(&t->to) && t->armed != NO ? MAYBE : NO;
         t->deadline = BELL_NEVER;
         t->mixed = 1;
@@ -458,6 +458,8 @@ static void check_answer(thing *t, int32_t r, uint32_t flags)
     else
         MUST("bell_unregister", r, cancelled ? BELL_CANCELLED : BELL_FIRED);
     t->answer = r;
+    free(t->word); /* the registration has ended */
+    t->word = NULL;
     if (loose && flags & BELL_SYNC && !t->mixed && !t->closed && !is_ghostly(t) &&
         (t->kind == FD ? t->mode == BELL_ONESHOT : t->kind == TIMEOUT && !t->period)) {
         int shown = 1;
@@ -528,7 +530,7 @@ static void do_batch(void)
         if (again) {
             if (status[i] != 0 || !t)
                 continue;
-            if (t->kind == TIMEOUT) {
+            if (t->kind == TIMEOUT && !t->word) {
                 t->armed = is_listed(&t->to) && t->armed != NO ? MAYBE : NO;
                 t->deadline = BELL_NEVER;
                 t->mixed = 1;
@@ -545,10 +547,65 @@ static void do_batch(void)
     cover(again ? "bell_rearm_batch" : "bell_unregister_batch", r, n, flags);
 }
 
+/* The deadline in a word of ours from now on; then a store there. */
+static void do_share_deadline(thing *t, bell_handle handle)
+{
+    int64_t *word = malloc(sizeof *word);
+    if (!word)
+        exit(1);
+    *word = 77;
+    int32_t r = bell_share_deadline(bell, handle, word);
+    say("bell_share_deadline(bell, h%d, word) = %d", t ? index_of(t) : -1, r);
+    if (is_refused("bell_share_deadline", r, t, TIMEOUT, handle)) {
+        free(word);
+        return;
+    }
+    cover("bell_share_deadline", r, (uint32_t)t->armed, t->to.kind);
+    MUST("bell_share_deadline", r, t->period ? -EINVAL : 0);
+    if (r != 0) {
+        if (*word != 77)
+            fail("bell_share_deadline failed and wrote the word");
+        free(word);
+        return;
+    }
+    if (is_exact(t) && !t->word && t->deadline != BELL_NEVER && *word != t->deadline)
+        fail("h%d is shared at %" PRId64 ", not %" PRId64, index_of(t), *word, t->deadline);
+    if (t->armed == NO && t->deadline == BELL_NEVER && !t->word) {
+        t->armed = YES;
+        t->arms++;
+    }
+    t->mixed = 1;
+    free(t->word); /* which is not read any more */
+    t->word = word;
+}
+
+static void do_store_deadline(thing *t, int64_t deadline)
+{
+    say("*word of h%d = %" PRId64, index_of(t), deadline);
+    __atomic_store_n(t->word, deadline, __ATOMIC_RELAXED);
+    if (t->armed == NO)
+        return; /* means nothing */
+    t->mixed = 1;
+    if (deadline < t->due)
+        t->due = deadline;
+    if (deadline > t->deadline || t->armed == MAYBE)
+        t->deadline = deadline;
+    else
+        t->vague |= deadline < t->deadline; /* may be seen when the time before has come, or at once */
+    cover("store", deadline < t->deadline, (uint32_t)t->armed, t->to.kind);
+}
+
 static void do_update_timeout(void)
 {
     bell_handle handle;
     thing *t = pick(step[1], FD | TIMEOUT, &handle);
+    if (step[3] % 8 == 6) {
+        if (t && t->word && step[3] % 16 == 14)
+            do_store_deadline(t, pick_time(step[2], t->clock));
+        else
+            do_share_deadline(t, handle);
+        return;
+    }
     int64_t deadline = pick_time(step[2], t ? t->clock : 0), got = 77;
     int32_t r;
     if (step[3] % 2) {
@@ -561,7 +618,7 @@ static void do_update_timeout(void)
         if (!is_exact(t) || t->period || (got == BELL_NEVER && (is_listed(&t->to) || t->armed == MAYBE)))
             return;
         int armed = t->kind == TIMEOUT ? t->armed != NO : !t->closed && (t->mode != BELL_ONESHOT || t->armed != NO);
-        if (t->vague)
+        if (t->vague || (armed && t->word && got == *t->word))
             return;
         if (got != (armed ? t->deadline : BELL_NEVER))
             fail("bell_timeout_get of h%d tells %" PRId64 ", not %" PRId64, index_of(t), got,
@@ -580,7 +637,7 @@ static void do_update_timeout(void)
         MUST("bell_update_timeout", r, BELL_E_CLOSED);
     else if (one_shot && (t->armed == MAYBE || (t->armed == YES && is_listed(&t->to))))
         MUST("bell_update_timeout", r, 0, BELL_FIRED);
-    else if (one_shot && t->armed == NO && (t->kind == FD || t->deadline != BELL_NEVER))
+    else if (one_shot && t->armed == NO && (t->kind == FD || t->deadline != BELL_NEVER || t->word))
         MUST("bell_update_timeout", r, BELL_FIRED);
     else
         MUST("bell_update_timeout", r, 0);
@@ -594,7 +651,7 @@ static void do_update_timeout(void)
         else if (loose)
             t->arms++; /* who knows */
         t->mixed |= deadline == BELL_NEVER;
-        t->armed = deadline != BELL_NEVER ? YES : t->blurred ? MAYBE : NO;
+        t->armed = deadline != BELL_NEVER || t->word ? YES : t->blurred ? MAYBE : NO;
         if (t->period && deadline == BELL_NEVER)
             t->deadline = BELL_NEVER;
     }
@@ -1130,7 +1187,7 @@ static void do_look(void)
         for (thing *t = things; t < things + things_made; t++)
             if (t->live && (t->kind == FD || t->kind == TIMEOUT) && t->clock == BELL_CLOCK_MONOTONIC &&
                 (t->handle >> 50 & 255) == shard) {
-                timers += t->deadline != BELL_NEVER || t->armed == MAYBE || is_ghostly(t);
+                timers += t->deadline != BELL_NEVER || t->armed == MAYBE || t->word || is_ghostly(t);
                 slack += t->slack > 0;
                 if (is_exact(t) && !t->vague && !is_listed(&t->to) && !t->closed && t->armed == YES && !t->period &&
                     t->to.kind != BELL_TARGET_WAKE_FD && t->deadline < earliest)

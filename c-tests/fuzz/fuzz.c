@@ -209,6 +209,8 @@ static void run_program(const uint8_t *bytes, size_t size)
     if (mask == 0)
         mask = open_fds();
     make_world();
+    for (int i = 0; i < things_made; i++)
+        free(things[i].word);
     memset(things, 0, sizeof things[0] * (size_t)(things_made ? things_made : 1));
     memset(words, 0, sizeof words);
     memset(word_is_frozen, 0, sizeof word_is_frozen);

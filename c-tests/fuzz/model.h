@@ -189,6 +189,7 @@ typedef struct thing {
     /* deadlines: as set last, and the earliest since something was seen */
     int64_t deadline, due, period, slack;
     uint32_t clock;
+    int64_t *word; /* where the deadline is kept, if it is shared: of one that is armed until it fires */
     /* Is the deadline still there? Who knows: an eventfd, or a slot with older news, does not tell that it was the
      * deadline; and one that passes between a delivery of LEVEL and the next drain is dropped. */
     int vague;
@@ -355,6 +356,8 @@ static void let_go(binding *b, int untouched)
 static void is_gone(thing *t)
 {
     t->live = 0;
+    free(t->word);
+    t->word = NULL;
     let_go(&t->to, !loose);
 }
 

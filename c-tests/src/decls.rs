@@ -41,6 +41,7 @@ extern "C" {
     pub fn bell_queue_destroy(bell: *mut bell_t, queue: bell_handle, flags: u32) -> i32;
     pub fn bell_register_timeout(bell: *mut bell_t, spec: *const bell_timeout_spec, handle: *mut bell_handle) -> i32;
     pub fn bell_update_timeout(bell: *mut bell_t, handle: bell_handle, deadline_ns: i64) -> i32;
+    pub fn bell_share_deadline(bell: *mut bell_t, handle: bell_handle, word: *mut i64) -> i32;
     pub fn bell_timeout_get(bell: *mut bell_t, handle: bell_handle, deadline_ns: *mut i64) -> i32;
     pub fn bell_register_user(bell: *mut bell_t, shard: u32, target: *const bell_target, user_data: u64, handle: *mut bell_handle) -> i32;
     pub fn bell_post(bell: *mut bell_t, handle: bell_handle, bits: u32) -> i32;

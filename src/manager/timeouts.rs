@@ -44,6 +44,17 @@ impl Manager {
         made
     }
 
+    pub fn share_deadline(&self, handle: u64, word: DeadlineWord) -> Result<()> {
+        let handle = Handle(handle);
+        if matches!(handle.kind(), Some(kind) if kind != Kind::Timeout) {
+            return Err(Error::INVAL);
+        }
+        self.on(handle, |st, env, _| {
+            let index = st.reg.timeouts.find(handle).ok_or(Error::STALE)?;
+            st.share_deadline(env, index, word)
+        })
+    }
+
     pub fn update_timeout(&self, handle: u64, deadline: i64) -> Result<i32> {
         let handle = Handle(handle);
         // Whose kind of handle it is will show.
@@ -78,7 +89,7 @@ impl Manager {
             Some(Kind::Timeout) => {
                 let index = st.reg.timeouts.find(handle).ok_or(Error::STALE)?;
                 let entry = st.reg.timeouts.at(index);
-                Ok(if entry.is_armed() { entry.value.deadline } else { NEVER })
+                Ok(if entry.is_armed() { entry.deadline() } else { NEVER })
             }
             _ => Err(Error::INVAL),
         })
@@ -135,7 +146,8 @@ fn move_deadline(st: &mut State, env: Env, handle: Handle, deadline: i64) -> Res
         Some(Kind::Timeout) => {
             let index = st.reg.timeouts.find(handle).ok_or(Error::STALE)?;
             let entry = st.reg.timeouts.at(index);
-            if !entry.is_armed() && entry.value.deadline != NEVER {
+            // A shared one is armed until it fires, whatever its owner has stored.
+            if !entry.is_armed() && (entry.is_shared() || entry.deadline() != NEVER) {
                 return Ok(BELL_FIRED);
             }
             st.set_timeout(env, index, deadline).map(|()| 0)
@@ -155,7 +167,7 @@ fn make_timeout(st: &mut State, env: Env, spec: TimeoutSpec) -> Result<u64> {
         heap::reserve(extras.capacity(), extras.len(), 1, || extras.try_reserve(1))?;
     }
     let target = st.reg.bind(spec.target, handle, user_data, kind.after())?;
-    st.reg.timeouts.occupy(place, Timeout { user_data, deadline, target }, UNARMED, kind.bits());
+    st.reg.timeouts.occupy(place, Timeout::new(user_data, deadline, target), UNARMED, kind.bits());
     if kind.extra {
         st.reg.extras.insert(index, Extra { period: period_ns, slack: slack_ns });
     }

@@ -144,6 +144,6 @@ fn an_fd_that_was_closed_behind_our_back() {
 fn timers_that_are_not_in_order() {
     let heap = "1 in the heaps";
     finds(&["timers Monotonic", heap], |_, st| st.reg.timeouts.at_mut(TIMEOUT).link = crate::timers::UNARMED);
-    finds(&["timers Monotonic"], |_, st| st.reg.timeouts.at_mut(TIMEOUT).value.deadline = 3);
+    finds(&["timers Monotonic"], |_, st| st.reg.timeouts.at_mut(TIMEOUT).set_deadline(3));
     finds(&["2 deadlines armed, 1 in the heaps"], |_, st| first(st).pos = 1);
 }

@@ -13,6 +13,7 @@ struct Entry {
     pos: u32,
     due: i64,
     slack: i64,
+    shared: bool,
 }
 
 struct Entries(Vec<Entry>);
@@ -23,6 +24,9 @@ impl Nodes for Entries {
     }
     fn due_and_slack(&self, id: u32) -> (i64, i64) {
         (self.0[id as usize].due, self.0[id as usize].slack)
+    }
+    fn is_shared(&self, id: u32) -> bool {
+        self.0[id as usize].shared
     }
 }
 
@@ -37,7 +41,7 @@ impl Bench {
         Bench::numbered_from(0, entries)
     }
     fn numbered_from(seq: u64, entries: usize) -> Bench {
-        let entry = Entry { pos: UNARMED, due: 0, slack: 0 };
+        let entry = Entry { pos: UNARMED, due: 0, slack: 0, shared: false };
         Bench { timers: Timers::numbered_from(seq), entries: Entries(vec![entry; entries]) }
     }
     fn arm(&mut self, id: u32, due: i64) {
@@ -70,6 +74,67 @@ impl Bench {
     fn armed(&self, id: u32) -> bool {
         self.entries.0[id as usize].pos != UNARMED
     }
+}
+
+// Deadlines that are shared: whoever owns them stores what he likes.
+
+#[test]
+fn a_shared_deadline_that_became_later_is_found_out_when_its_key_comes() {
+    let mut b = Bench::new(2);
+    b.entries.0[0].shared = true;
+    b.arm(0, 10);
+    b.arm(1, 20);
+    b.entries.0[0].due = 30;
+    assert_eq!(b.fired(29), [1]);
+    assert_eq!(b.next_wake(), 30);
+    assert_eq!(b.fired(30), [0]);
+}
+
+#[test]
+fn a_shared_deadline_that_became_earlier_is_no_error_and_fires_by_its_key_at_the_latest() {
+    let mut b = Bench::new(1);
+    b.entries.0[0].shared = true;
+    b.arm(0, 10);
+    b.entries.0[0].due = 3;
+    b.verify();
+    assert_eq!(b.next_wake(), 10, "nobody has told");
+    assert_eq!(b.fired(2), []);
+    assert_eq!(b.fired(10), [0]);
+}
+
+/// Each look finds a later one, as if another thread did nothing but store.
+struct Runaway {
+    pos: u32,
+    looks: std::cell::Cell<i64>,
+}
+
+impl Nodes for Runaway {
+    fn pos(&mut self, _: u32) -> &mut u32 {
+        &mut self.pos
+    }
+    fn due_and_slack(&self, _: u32) -> (i64, i64) {
+        self.looks.set(self.looks.get() + 1);
+        assert!(self.looks.get() < 100, "it goes on for ever");
+        (self.looks.get(), 0)
+    }
+    fn is_shared(&self, _: u32) -> bool {
+        true
+    }
+}
+
+#[test]
+fn next_wake_ends_though_a_shared_deadline_moves_at_each_look() {
+    let mut n = Runaway { pos: UNARMED, looks: Default::default() };
+    let mut timers = Timers::new();
+    timers.insert(&mut n, 0, 0).unwrap();
+    let before = n.looks.get();
+    let wake = timers.next_wake(&mut n);
+    assert!(
+        n.looks.get() - before <= 2 && before < wake && wake <= n.looks.get(),
+        "{wake} after {} looks",
+        n.looks.get()
+    );
+    assert_eq!(timers.pop_due(&mut n, wake), None, "it is later by now");
 }
 
 // The model.

@@ -145,6 +145,8 @@ foreign import ccall safe bell_queue_destroy :: BellPtr -> Handle -> Word32 -> I
 foreign import ccall unsafe bell_register_timeout :: BellPtr -> Ptr () -> Ptr Handle -> IO Int32
 -- | Moves a deadline.
 foreign import ccall unsafe bell_update_timeout :: BellPtr -> Handle -> Int64 -> IO Int32
+-- | Keeps a deadline in a word of the caller's.
+foreign import ccall unsafe bell_share_deadline :: BellPtr -> Handle -> Ptr Int64 -> IO Int32
 -- | Where a deadline is.
 foreign import ccall unsafe bell_timeout_get :: BellPtr -> Handle -> Ptr Int64 -> IO Int32
 -- | Makes a user event: shard, target, user data, where to put the handle.
