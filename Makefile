@@ -268,5 +268,5 @@ prove: ## all proofs: a thousand million steps, models, faults, the museum, muta
 coverage: ## which lines of src/ and which error returns run in the tests? both backends (six minutes)
 	@CARGO='$(CARGO)' proof/coverage.py $(TARGET)
 
-mutants-cargo: ## cargo-mutants over the core: SHARD=0/50 takes every 50th (a whole run takes half a day)
+mutants-cargo: ## cargo-mutants over the core: SHARD=0/50 takes every 50th; goes on where an earlier run was stopped
 	@CARGO='$(CARGO)' SHARD='$(or $(SHARD),0/50)' proof/cargo-mutants.py $(TARGET)
