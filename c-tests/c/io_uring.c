@@ -114,7 +114,7 @@ static void waiters_drive_in_turn(void)
 
 typedef struct sleeper {
     bell_t *bell;
-    uint32_t thread;
+    uint32_t thread, returned;
 } sleeper;
 
 static void *sleep_in_poll(void *argument)
@@ -123,6 +123,7 @@ static void *sleep_in_poll(void *argument)
     bell_event e;
     store(&s->thread, thread_id());
     CHECK_EQ(bell_poll(s->bell, 0, &e, 1, BELL_NEVER), 0);
+    store(&s->returned, 1);
     return NULL;
 }
 
@@ -304,6 +305,30 @@ static void other_threads_register_unregister_and_close_in_traffic(void)
     }
 }
 
+/* The kernel's sleep ends for what is told to nobody, too: data that is not urgent, a change by another thread. */
+static void a_sleep_that_tells_nothing_goes_on(void)
+{
+    sleeper s = {.bell = make_bell(1, 0)};
+    int fds[2];
+    make_sockets(fds);
+    watch(s.bell, fds[0], BELL_PRI, BELL_ONESHOT, to_poll());
+    pthread_t thread = start_thread(sleep_in_poll, &s);
+    for (int i = 0; i < 20; i++) {
+        AWAIT(is_asleep(&s.thread));
+        put_byte(fds[1]);
+        CHECK_EQ(drain_fd(fds[0]), 1);
+        AWAIT(is_asleep(&s.thread));
+        bell_handle other = watch(s.bell, fds[1], BELL_PRI, BELL_ONESHOT, to_poll());
+        CHECK_OK(bell_unregister(s.bell, other, 0));
+    }
+    CHECK_EQ(load(&s.returned), 0);
+    CHECK_EQ(bell_wake(s.bell, 0), 0);
+    join_thread(thread);
+    CHECK_EQ(bell_close_fd(s.bell, fds[0]), 0);
+    CHECK_EQ(close(fds[1]), 0);
+    CHECK_EQ(bell_destroy(s.bell, 0), 0);
+}
+
 /* ---- overflow ---- */
 
 /* The kernel's queue has 4096 places, and 10,000 want one at once. */
@@ -445,6 +470,7 @@ int main(void)
     RUN(museum_013_a_closed_file_is_closed_when_the_call_returns);
     RUN(a_registration_that_releases_itself_lets_go_of_its_file);
     RUN(other_threads_register_unregister_and_close_in_traffic);
+    RUN(a_sleep_that_tells_nothing_goes_on);
     RUN(more_is_told_at_once_than_the_queue_holds);
     RUN(a_child_takes_over_and_the_parent_goes_on);
     return 0;

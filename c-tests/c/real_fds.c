@@ -480,6 +480,7 @@ static void is_urgent_data_told_to_those_who_ask(void)
     char text[8];
     make_tcp(fds);
     bell_handle urgent = watch(bell, fds[0], BELL_PRI, BELL_ONESHOT, to_poll());
+    turn(bell); /* the kernel watches it now: what comes is told by who has sent it, and not by a look */
     CHECK_EQ(write(fds[1], "n", 1), 1);
     struct pollfd p = {.fd = fds[0], .events = POLLIN};
     CHECK_EQ(poll(&p, 1, 60000), 1);
@@ -490,6 +491,14 @@ static void is_urgent_data_told_to_those_who_ask(void)
     CHECK_EQ(recv(fds[0], text, 1, MSG_OOB), 1);
     CHECK_EQ(text[0], '!');
     CHECK_EQ(bell_unregister(bell, urgent, 0), BELL_FIRED);
+    /* Who asks for both is told what is there. */
+    CHECK_EQ(drain_fd(fds[0]), 1);
+    bell_handle both = watch(bell, fds[0], BELL_PRI | BELL_READ, BELL_ONESHOT, to_poll());
+    turn(bell);
+    CHECK_EQ(write(fds[1], "n", 1), 1);
+    e = expect(bell, both, BELL_READ);
+    CHECK_EQ(e.ready, BELL_READ);
+    CHECK_EQ(bell_unregister(bell, both, 0), BELL_FIRED);
     /* The word for it is the reading one. */
     bell_handle slot = watch(bell, fds[0], BELL_PRI | BELL_READ, BELL_ONESHOT, to_slot());
     CHECK_EQ(send(fds[1], "?", 1, MSG_OOB), 1);

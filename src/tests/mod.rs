@@ -14,6 +14,8 @@ mod fd_table;
 #[cfg(not(any(loom, shuttle, doorbell_sim)))]
 mod followers;
 #[cfg(not(any(loom, shuttle, doorbell_sim)))]
+mod heap;
+#[cfg(not(any(loom, shuttle, doorbell_sim)))]
 mod inspect;
 // The same questions to the second backend: the file asks by the name of its module which one it is about.
 #[cfg(all(target_os = "linux", not(any(loom, shuttle, doorbell_sim, doorbell_backend = "poll"))))]
