@@ -6,9 +6,10 @@ weave/ writes them all into one tree, and a number in the environment says which
 serves them all, and judging one costs the tests alone. The tests run first without any mutant, and note which of
 them they come by: what a test does not come by it need not judge. Then each mutant is put to the judges that have met
 it, up to the first that fails or does not end, in rounds: first all to the simulator over both backends and the seeds
-that ever failed, then those that live to the unit tests and the models of loom, then to the C programs (those of epoll
-for managers with io_uring, too), and last to the fuzzer and a simulation ten times as long. Where the real kernel and
-the clock have a say, a judge must fail twice. One that is explained is not put to the rounds after the second.
+that ever failed, then those that live to the unit tests, the models of loom and the C programs (those of epoll for
+managers with io_uring, too) that take less than four seconds, then to the slow ones, and last to the fuzzer and a
+simulation ten times as long. Where the real kernel and the clock have a say, a judge must fail twice. One that is
+explained is not put to the rounds after the second.
 
 What computes a constant cannot be chosen when the program runs; nor can what the compiler refuses beside the others.
 Each of those is built alone, and put to the same judges but loom and the fuzzer.
@@ -37,6 +38,7 @@ import pathlib
 import random
 import re
 import resource
+import select
 import shutil
 import subprocess
 import sys
@@ -251,7 +253,7 @@ class Judge:
 
     def is_sure(self):
         """Fails always or never: there is no clock in it, and no kernel."""
-        return "sim" in self.name or "loom" in self.name
+        return self.name.endswith(("(sim)", "(sim-poll)", "(loom)"))
 
     def notices(self, log, **environment):
         """Does it fail?"""
@@ -264,23 +266,22 @@ class Judge:
     def ends_well(self, log, **environment):
         """None if it does not end."""
         known = bool(self.met)
-
-        def limits():
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            # A mutant may ask for all there is (as sanitizers do); one that turns for ever is known by what it uses.
-            if not self.sanitized:
-                resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))
-            if known:
-                seconds = int(2 + 3 * self.cpu)
-                resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         begin = time.monotonic()
         # Who sleeps for long when it should have ended sleeps for ever; who still works may be on a busy machine.
         ask_again, used_then = (begin + 10 + 1.5 * self.seconds if known else begin + 900), 0
         with open(log, "w") as file:
             process = subprocess.Popen(
                 self.command, cwd=self.cwd, env={**ENVIRONMENT, **self.more, **environment}, stdin=subprocess.DEVNULL,
-                stdout=file, stderr=file, start_new_session=True, preexec_fn=limits)
-            pause = 0.005
+                stdout=file, stderr=file, start_new_session=True)
+            # From here, because what Python does in the child costs more than most judges do.
+            resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
+            # A mutant may ask for all there is (as sanitizers do); one that turns for ever is known by what it uses.
+            if not self.sanitized:
+                resource.prlimit(process.pid, resource.RLIMIT_DATA, (4 << 30, 4 << 30))
+            if known:
+                seconds = int(2 + 3 * self.cpu)
+                resource.prlimit(process.pid, resource.RLIMIT_CPU, (seconds, seconds))
+            ended = os.pidfd_open(process.pid)
             while True:
                 pid, status, used = os.wait4(process.pid, os.WNOHANG)
                 if pid:
@@ -290,8 +291,8 @@ class Judge:
                     if not known or ticks - used_then < TICKS / 5 or ask_again > begin + 60 + 10 * self.seconds:
                         break
                     ask_again, used_then = ask_again + 10, ticks
-                time.sleep(pause)
-                pause = min(0.1, 1.5 * pause)
+                select.select([ended], [], [], max(0, ask_again - time.monotonic()) + 0.01)
+            os.close(ended)
             # Its children too, and whoever has had too long.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, 9)
@@ -325,23 +326,23 @@ def judges(tree, builds, whole=True):
         if whole:
             print(f"cargo-mutants: built for {build}, {time.monotonic() - begin:.0f} s", flush=True)
 
+    tests = ROOT / "src/tests"
     for build, program in test_programs.items():
-        def judge(name, *arguments, rank, **more):
-            tests = ROOT / "src/tests"
-            kind = "loom" if build == "loom" else "sim" if name != "unit tests" else ""
-            asks = [tests / "sim"] if kind == "sim" else [
-                f for f in sorted(tests.glob("*.rs")) if f.name.startswith("loom") == (kind == "loom")]
+        def judge(name, *arguments, rank, asks, **more):
             found.append(Judge(f"{name} ({build})", [program, "-q", *arguments], tree, more, rank, asks=asks))
-        if build == "loom":
-            judge("models", "loom_", rank=4)
-        elif "sim" in build:
-            judge("unit tests", "--skip", "sim_", rank=2)
-            judge("simulator", "sim_random_steps", rank=0, STEPS=str(STEPS), SHRINK="0")
-            judge("seeds", "sim_seeds", rank=0, SHRINK="0")
-            judge("simulator at length", "sim_random_steps", rank=9, STEPS=str(10 * STEPS), SEED="100000", SHRINK="0")
+        if "sim" in build:
+            asks = [tests / "sim"]
+            judge("simulator", "sim_random_steps", rank=0, asks=asks, STEPS=str(STEPS), SHRINK="0")
+            judge("seeds", "sim_seeds", rank=0, asks=asks, SHRINK="0")
+            judge("simulator at length", "sim_random_steps", rank=9, asks=asks, STEPS=str(10 * STEPS), SEED="100000",
+                  SHRINK="0")
             found[-1].longer = f"simulator ({build})"
-        else:
-            judge("unit tests", rank=1)
+        # Each test alone: what is quick need not wait for what is not, what does not come by a mutant is not asked, and
+        # one that hangs is known soon. So it is with the questions of the C programs.
+        for name in re.findall(r"(?m)^tests::(.*): test$", run(program, "--list", "--format", "terse")):
+            file = tests / f"{name.split('::')[0]}.rs".replace("backend_io_uring", "backend")
+            if "sim_" not in name and "sim::" not in name:
+                judge(name, "--exact", f"tests::{name}", rank=1, asks=[file])
 
     kinds = [("", "", ())]
     for build, so in libraries.items():
@@ -357,8 +358,12 @@ def judges(tree, builds, whole=True):
             run("make", "-s", f"-j{JOBS}", "-C", "c-tests", f"SO={so}", f"NAME={folder}", f"CFLAGS={flags}",
                 *[programs / n for n in names], cwd=ROOT, env=ENVIRONMENT)
             for n in names:
-                asks = [ROOT / f"c-tests/c/{n}.c", *sorted((ROOT / "c-tests/c").glob("*.h")), flags]
-                found.append(Judge(f"{n}.c ({kind or build})", [programs / n, so], programs, rank=5, asks=asks))
+                source = ROOT / f"c-tests/c/{n}.c"
+                asks = [source, *sorted(source.parent.glob("*.h")), flags]
+                for question in re.findall(r"\bRUN\((\w+)\)", source.read_text()) or [""]:
+                    title = f"{n}.c {question}".strip()
+                    more = {"BELL_TEST_ONLY": question} if question else {}
+                    found.append(Judge(f"{title} ({kind or build})", [programs / n, so], programs, more, 1, asks=asks))
         if whole:
             fuzz = so.parent / "fuzz"
             fuzz.mkdir(exist_ok=True)
@@ -380,8 +385,7 @@ def judges(tree, builds, whole=True):
 def rehearse(found, mutants, kept):
     """Without a mutant, noting how long each takes and which mutants it comes by."""
     told = threading.Lock()
-    done = 0
-    new = []
+    done, last, new = 0, 0, []
     for judge in found:
         if judge.key in kept.rehearsed:
             judge.seconds, judge.cpu, met = kept.rehearsed[judge.key]
@@ -390,7 +394,7 @@ def rehearse(found, mutants, kept):
             new.append(judge)
 
     def play(judge):
-        nonlocal done
+        nonlocal done, last
         name = threading.get_ident()
         file, log = OUT / f"met-{name}", OUT / f"log-{name}"
         file.write_bytes(bytes(max(1, mutants)))
@@ -402,8 +406,10 @@ def rehearse(found, mutants, kept):
         kept.keep("rehearsed", judge.key, judge.seconds, judge.cpu, judge.met.hex())
         with told:
             done += 1
-            print(f"cargo-mutants: {done}/{len(new)} {judge.name}: {judge.seconds:.1f} s ({judge.cpu:.1f} of a CPU), "
-                  f"meets {sum(judge.met)}", flush=True)
+            now = time.monotonic()
+            if now - last >= 10 or done == len(new):
+                last = now
+                print(f"cargo-mutants: {done}/{len(new)} judges rehearsed", flush=True)
 
     with concurrent.futures.ThreadPoolExecutor(2 * JOBS) as pool:
         for failed in pool.map(play, new):
@@ -414,12 +420,15 @@ def rehearse(found, mutants, kept):
         if judge.longer:
             like = by_name[judge.longer]
             judge.seconds, judge.cpu, judge.met = 10 * like.seconds, 10 * like.cpu, like.met
+    for judge in found:
+        if judge.rank == 1 and judge.seconds > 4:
+            judge.rank = 2  # in a later round
     found.sort(key=lambda j: (j.rank, j.seconds))
 
 
 # By the ranks of the judges. Whoever is explained and has outlived the second need not go on.
-ROUNDS = (("the simulator", range(0, 1)), ("unit tests and models", range(1, 5)), ("C programs", range(5, 6)),
-          ("what is long", range(6, 10)))
+ROUNDS = (("the simulator", range(0, 1)), ("quick tests, models and C programs", range(1, 2)),
+          ("the slow ones", range(2, 6)), ("what is long", range(6, 10)))
 
 
 def judge_all(mutants, numbers, found, kept, report):
@@ -466,8 +475,8 @@ def judge_all(mutants, numbers, found, kept, report):
                 STOPPED.set()
                 raise
         if place == 1:
-            for number in [n for n in living if report.is_explained(mutants[n]["name"])]:
-                report.add(mutants[number]["name"], "missed", "unit tests")
+            for number in [n for n in living if mutants[n]["name"] in report.explained]:
+                report.add(mutants[number]["name"], "missed", "two rounds")
                 living.remove(number)
     for number in living:
         report.add(mutants[number]["name"], "missed", f"{sum(j.met[number] for j in found)} judges")
@@ -499,7 +508,8 @@ def alone(mutant, known):
         if found is None:
             return "unviable", None
         for judge in found:
-            judge.seconds, judge.cpu, judge.met = limits[judge.name].seconds, limits[judge.name].cpu, b"?"
+            like = limits[judge.name]
+            judge.rank, judge.seconds, judge.cpu, judge.met = like.rank, like.seconds, like.cpu, b"?"
         for judge in sorted(found, key=lambda j: (j.rank, j.seconds)):
             if judge.notices(OUT / "log"):
                 return "caught", judge.name
@@ -511,17 +521,32 @@ def without_place(name):
     return re.sub(r":\d+:\d+:", ":", name)
 
 
+class Explained:
+    """In EXPLAINED.md: names without places, some with a text that the line must have."""
+
+    def __init__(self, mutants):
+        text = (ROOT / "proof/mutants/EXPLAINED.md").read_text()
+        entries = re.findall(r"(?m)^- `([^`]*)`(?: at `(.*)`)?$", text)
+        self.names = set()
+        used = set()
+        for mutant in mutants:
+            line = (ROOT / mutant["file"]).read_text().splitlines()[mutant["span"]["start"]["line"] - 1]
+            for entry in entries:
+                if entry[0] == without_place(mutant["name"]) and entry[1] in line:
+                    self.names.add(mutant["name"])
+                    used.add(entry)
+        for entry in sorted(set(entries) - used):
+            print(f"cargo-mutants: EXPLAINED.md: there is no such mutant (any more): {entry[0]}", flush=True)
+
+
 class Report:
-    def __init__(self, of):
+    def __init__(self, of, explained):
         self.of, self.done, self.begin, self.told = of, 0, time.monotonic(), 0
         self.title, self.left, self.at_round, self.in_round, self.most = "", 0, 0, 0, 0
-        self.explained = set(re.findall(r"(?m)^- `(.*)`", (ROOT / "proof/mutants/EXPLAINED.md").read_text()))
+        self.explained = explained.names
         self.counts = collections.defaultdict(collections.Counter)
         self.missed, self.lock = [], threading.Lock()
         self.file = open(OUT / "outcomes.txt", "w")
-
-    def is_explained(self, name):
-        return without_place(name) in self.explained
 
     def begin_round(self, title, left, most):
         """`most`: seconds it takes if all live."""
@@ -544,7 +569,7 @@ class Report:
                   f"round {self.title}: {self.in_round}/{self.left}, {rest:.0f} s more", flush=True)
 
     def add(self, name, verdict, note):
-        if verdict == "missed" and self.is_explained(name):
+        if verdict == "missed" and name in self.explained:
             verdict = "explained"
         with self.lock:
             self.done += 1
@@ -594,9 +619,7 @@ def main():
     if found is None:
         sys.exit(f"cargo-mutants: {tree} does not build")
     rehearse(found, len(mutants), kept)
-    report = Report(len(chosen))
-    for name in sorted(report.explained - {without_place(m["name"]) for m in mutants}):
-        print(f"cargo-mutants: there is no such mutant any more to explain: {name}", flush=True)
+    report = Report(len(chosen), Explained(mutants))
     try:
         judge_all(mutants, [n for n in chosen if n not in apart], found, kept, report)
         of_all = hash_of(*sorted(j.key for j in found))
