@@ -353,6 +353,49 @@ static void do_the_others_go_on_when_a_waiter_is_unregistered(void)
     }
 }
 
+typedef struct leader {
+    bell_t *bell;
+    bell_handle handle;
+    uint32_t thread;
+} leader;
+
+static void *wait_until_it_goes(void *argument)
+{
+    leader *l = argument;
+    store(&l->thread, thread_id());
+    CHECK_EQ(bell_slot_wait(l->bell, l->handle, BELL_READ, now_ns() + PATIENCE, 0), BELL_E_CANCELLED);
+    return NULL;
+}
+
+/* It sleeps in the kernel and not on its word, whatever it waits for. */
+static void does_a_lone_waiter_find_out_that_what_it_waits_for_goes(void)
+{
+    bell_t *bell = make_bell(1, 0);
+    int fd = make_eventfd();
+    static uint32_t word;
+    bell_target other = to_futex(&word);
+    for (int way = 0; way < 6; way++) {
+        leader l = {.bell = bell};
+        switch (way / 2) {
+        case 0: l.handle = watch(bell, fd, BELL_READ, BELL_ONESHOT, to_slot()); break;
+        case 1: l.handle = set_timeout(bell, BELL_NEVER - 1, to_slot()); break;
+        default: l.handle = make_user(bell, to_slot());
+        }
+        pthread_t thread = start_thread(wait_until_it_goes, &l);
+        AWAIT(stats_of(bell).waiters == 1);
+        AWAIT(is_asleep(&l.thread));
+        if (way % 2) {
+            CHECK_EQ(bell_retarget(bell, l.handle, &other), BELL_CANCELLED);
+            join_thread(thread);
+        }
+        CHECK_EQ(bell_unregister(bell, l.handle, 0), BELL_CANCELLED);
+        if (way % 2 == 0)
+            join_thread(thread);
+    }
+    CHECK_EQ(close(fd), 0);
+    check_clean(bell);
+}
+
 static void ignore_signal(int number)
 {
     (void)number;
@@ -988,6 +1031,7 @@ int main(void)
     RUN(do_waiters_leave_in_any_order);
     RUN(do_waiters_time_out_while_others_stay);
     RUN(do_the_others_go_on_when_a_waiter_is_unregistered);
+    RUN(does_a_lone_waiter_find_out_that_what_it_waits_for_goes);
     RUN(does_a_signal_end_only_the_wait_of_its_thread);
     RUN(does_a_timeout_fire_for_a_follower_while_another_leads);
     RUN(do_posts_reach_followers);
