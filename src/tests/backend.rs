@@ -309,6 +309,31 @@ fn every_bit_comes_with_every_trigger() {
 }
 
 #[test]
+fn the_number_0_is_an_fd_like_any_other() {
+    // SAFETY: no pointers.
+    let open = unsafe { libc::fcntl(0, libc::F_GETFD) } >= 0;
+    assert_eq!(ready_now(0, R).is_ok(), open);
+}
+
+#[test]
+fn a_table_of_fds_is_counted_and_doubles_at_the_most() {
+    let b = make().unwrap();
+    let (r, _w) = pipe();
+    let numbers = [600, 601].map(|low| {
+        // SAFETY: no pointers.
+        owned(unsafe { libc::fcntl(r.as_raw_fd(), libc::F_DUPFD_CLOEXEC, low) })
+    });
+    b.add(numbers[0].as_raw_fd(), R, Trigger::Oneshot, false, cookie(1)).unwrap();
+    let one = b.heap_bytes();
+    if cfg!(doorbell_backend = "poll") {
+        assert!(one >= 600 * size_of::<u32>(), "{one}");
+    }
+    b.add(numbers[1].as_raw_fd(), R, Trigger::Oneshot, false, cookie(2)).unwrap();
+    let two = b.heap_bytes();
+    assert!(two <= 2 * one + 256, "{two} after {one}");
+}
+
+#[test]
 fn ready_now_refuses_what_is_not_open() {
     assert_eq!(ready_now(-1, R), Err(Error::BADF));
     assert_eq!(ready_now(999_999, R), Err(Error::BADF));
