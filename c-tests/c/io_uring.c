@@ -179,6 +179,34 @@ static void museum_013_a_closed_file_is_closed_when_the_call_returns(void)
     check_clean(bell);
 }
 
+/* The kernel works off some twenty things at a time, and letting go of the file is behind them all. */
+static void a_file_is_let_go_of_behind_a_hundred_events(void)
+{
+    enum { N = 100 };
+    bell_t *bell = make_bell(1, 0);
+    int event = make_eventfd(), fds[2], copies[N];
+    make_sockets(fds);
+    bell_handle h = watch(bell, fds[0], BELL_PRI, BELL_ONESHOT, to_poll());
+    for (int i = 0; i < N; i++) {
+        CHECK_GE(copies[i] = dup(event), 0);
+        watch(bell, copies[i], BELL_READ, BELL_ONESHOT, to_poll());
+    }
+    turn(bell);
+    CHECK_EQ(eventfd_write(event, 1), 0);
+    CHECK_EQ(bell_unregister(bell, h, 0), BELL_CANCELLED);
+    CHECK_EQ(close(fds[0]), 0);
+    CHECK(has_ended(fds[1]));
+    for (int left = N; left > 0;) {
+        bell_event e[N];
+        left -= CHECK_OK(bell_poll(bell, 0, e, N, PATIENCE));
+    }
+    CHECK_EQ(bell_destroy(bell, 0), 0);
+    for (int i = 0; i < N; i++)
+        CHECK_EQ(close(copies[i]), 0);
+    CHECK_EQ(close(event), 0);
+    CHECK_EQ(close(fds[1]), 0);
+}
+
 /* By its deadline, which leaves the kernel's poll standing; the news is told straight, waits in a list, or is written. */
 static void a_registration_that_releases_itself_lets_go_of_its_file(void)
 {
@@ -468,6 +496,7 @@ int main(void)
     RUN(nothing_is_lost_when_the_driver_changes);
     RUN(waiters_drive_in_turn);
     RUN(museum_013_a_closed_file_is_closed_when_the_call_returns);
+    RUN(a_file_is_let_go_of_behind_a_hundred_events);
     RUN(a_registration_that_releases_itself_lets_go_of_its_file);
     RUN(other_threads_register_unregister_and_close_in_traffic);
     RUN(a_sleep_that_tells_nothing_goes_on);
