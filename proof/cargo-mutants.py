@@ -19,7 +19,7 @@ or explained.
 
 All of them are in the build, whatever the shard, and each verdict is kept: a run that was stopped goes on where it was,
 another shard needs no build, and a test that is new is put only to those that live. A change of the library's sources
-begins all anew. ^C ends with the sum so far.
+begins all anew. ^C or SIGTERM ends with the sum so far, when the judges that run have ended.
 
 usage: cargo-mutants.py FOLDER     FOLDER: for what is built
   SHARD=0/50   every 50th mutant, from the first on; 0/1 are all
@@ -40,6 +40,7 @@ import re
 import resource
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -620,6 +621,8 @@ def main():
         sys.exit(f"cargo-mutants: {tree} does not build")
     rehearse(found, len(mutants), kept)
     report = Report(len(chosen), Explained(mutants))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         judge_all(mutants, [n for n in chosen if n not in apart], found, kept, report)
         of_all = hash_of(*sorted(j.key for j in found))
