@@ -371,6 +371,38 @@ static void does_a_wake_in_the_handler_end_the_interrupted_wait_or_the_next(void
     check_clean(raised_bell);
 }
 
+typedef struct interrupted {
+    bell_t *bell;
+    uint32_t thread;
+} interrupted;
+
+static void *poll_until_woken(void *argument)
+{
+    interrupted *i = argument;
+    bell_event e;
+    store(&i->thread, thread_id());
+    CHECK_EQ(bell_poll(i->bell, 0, &e, 1, BELL_NEVER), 0); /* and not -EINTR */
+    int64_t start = now_ns();
+    CHECK_EQ(bell_poll(i->bell, 0, &e, 1, MS(1)), 0); /* the wake was told: this one sleeps */
+    CHECK_GE(now_ns() - start, MS(1));
+    return NULL;
+}
+
+static void is_a_wake_from_the_handler_told_by_the_call_that_the_signal_ends(void)
+{
+    struct sigaction action = {.sa_handler = wake_from_handler};
+    CHECK_EQ(sigaction(SIGUSR1, &action, NULL), 0);
+    for (int round = 0; round < 20; round++) {
+        interrupted i = {.bell = make_bell(1, 0)};
+        raised_bell = i.bell;
+        pthread_t thread = start_thread(poll_until_woken, &i);
+        AWAIT(is_asleep(&i.thread));
+        CHECK_EQ(pthread_kill(thread, SIGUSR1), 0);
+        join_thread(thread);
+        check_clean(i.bell);
+    }
+}
+
 int main(void)
 {
     RUN(is_bell_poll_interrupted_and_nothing_lost);
@@ -379,5 +411,6 @@ int main(void)
     RUN(is_queue_wait_interrupted_and_nothing_lost);
     RUN(museum_024_is_a_wake_not_lost_when_a_signal_comes_right_after_it);
     RUN(does_a_wake_in_the_handler_end_the_interrupted_wait_or_the_next);
+    RUN(is_a_wake_from_the_handler_told_by_the_call_that_the_signal_ends);
     return 0;
 }
