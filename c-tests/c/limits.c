@@ -588,6 +588,23 @@ static void do_all_fds_that_the_process_may_have_work_at_once(void)
     check_clean(bell);
 }
 
+/* No event comes for it, so each wait is answered by a look. */
+static void is_an_edge_of_a_regular_file_news_for_every_wait(void)
+{
+    if (!has_edge())
+        return;
+    bell_t *bell = make_bell(1, 0);
+    int fd = make_file();
+    bell_fd_spec spec = always_spec(fd, BELL_EDGE, to_slot());
+    bell_handle h;
+    CHECK_OK(bell_register_fd(bell, &spec, &h));
+    for (int i = 0; i < 3; i++)
+        CHECK_HAS(CHECK_OK(bell_slot_wait(bell, h, BELL_READ, now_ns() + SEC(5), 0)), BELL_READ);
+    CHECK_OK(bell_unregister(bell, h, 0));
+    CHECK_EQ(close(fd), 0);
+    check_clean(bell);
+}
+
 int main(void)
 {
     CHECK(getrlimit(RLIMIT_NOFILE, &normal) == 0);
@@ -610,5 +627,6 @@ int main(void)
     RUN(is_a_closed_file_that_was_always_ready_told);
     RUN(can_a_foreign_epoll_fd_be_watched);
     RUN(do_all_fds_that_the_process_may_have_work_at_once);
+    RUN(is_an_edge_of_a_regular_file_news_for_every_wait);
     return 0;
 }
