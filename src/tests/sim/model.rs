@@ -103,6 +103,12 @@ impl Reg {
         self.ever.earliest = self.ever.earliest.min(deadline);
         self.ever.changed |= changed;
     }
+    /// It was armed. `drained`: as it was before the call; else it has been told in the meantime.
+    pub fn forget_drain(&mut self, drained: u64) {
+        if self.drained == drained {
+            self.drained = 0;
+        }
+    }
     pub fn is_listed(&self) -> bool {
         matches!(self.aim, Aim::Poll | Aim::Queue(_))
     }

@@ -3,6 +3,8 @@
 //! A step is one call of the C interface, one doing of the world (a write, a close, time that passes, ...) or one look
 //! at everything. Its arguments come from its own salt, so a step means the same whatever other steps are left out;
 //! that is what makes a failing list of steps shrink.
+mod crowd;
+
 use super::kernel::{FAULTS, Fault, Object, Rng, World};
 use super::model::*;
 use super::sched::{self, violation, with};
@@ -41,6 +43,7 @@ steps! {
     Post 4 Wake 2 Poll 24 Consume 5 SlotWait 3
     QueueCreate 1 QueueDrain 6 QueueWait 2 QueueDestroy 1 QueueFd 1 Doorbell 1
     Pollable 1 NextDeadline 1 Verify 2 Settle 3 Misuse 2 Fork 1 Chase 4 Overtake 4
+    QueueCrowd 0 SlotCrowd 0
 }
 
 pub struct Config {
@@ -54,12 +57,16 @@ pub struct Config {
     pub faulty: bool,
     /// There were faults in this run, if not now.
     pub chaos: bool,
+    /// Several threads wait at one queue, or for slots of one shard.
+    pub crowds: bool,
 }
 
 struct QueueModel {
     handle: u64,
     shard: usize,
     live: bool,
+    /// Somebody is about to destroy it.
+    ending: bool,
     doorbell: Option<Aim>,
     /// Which drain or wait was the last that began.
     looked: u64,
@@ -94,6 +101,9 @@ pub struct Player {
     /// Wake fds of registrations that ended synchronously, and what they counted.
     spent: Vec<(i32, u64, u64)>,
     woken: [bool; 4],
+    /// Shards that somebody drives, or has driven since the last news came.
+    driven: [bool; 4],
+    destroying: bool,
     /// The shard that the call under way drives.
     driving: usize,
     /// By thread of the scheduler: what its job waits for.
@@ -185,6 +195,8 @@ impl Player {
             looks: 0,
             spent: Vec::new(),
             woken: [false; 4],
+            driven: [false; 4],
+            destroying: false,
             driving: 0,
             waits: Vec::new(),
             callers: Vec::new(),
@@ -566,7 +578,7 @@ impl Player {
         }
     }
 
-    fn armed(&mut self, i: usize) {
+    fn armed(&mut self, i: usize, drained: u64) {
         self.orders += 1;
         let (tick, order) = (with(|w| w.tick), self.orders);
         let r = self.reg(i);
@@ -578,7 +590,7 @@ impl Player {
         r.order = order;
         r.credits += 1;
         r.sure = true;
-        r.drained = 0;
+        r.forget_drain(drained);
         r.told = tick;
         if r.what == What::Fd {
             r.at_arm = true_now(r.fd, r.life).unwrap_or(0);
@@ -1007,7 +1019,15 @@ fn one(step: &Step) {
     } else if free
         && !matches!(
             op,
-            Op::Chase | Op::Overtake | Op::Settle | Op::Verify | Op::Fork | Op::CloseInCtl | Op::QueueDestroy
+            Op::Chase
+                | Op::Overtake
+                | Op::Settle
+                | Op::Verify
+                | Op::Fork
+                | Op::CloseInCtl
+                | Op::QueueDestroy
+                | Op::QueueCrowd
+                | Op::SlotCrowd
         )
     {
         me.callers[caller] = Some(sched::spawn(Box::new(move || act(op, &mut Rng(salt)))));
@@ -1018,6 +1038,10 @@ fn one(step: &Step) {
         chase(&mut rng);
     } else if op == Op::Overtake {
         overtake(&mut rng);
+    } else if op == Op::QueueCrowd {
+        crowd::at_queue(&mut rng);
+    } else if op == Op::SlotCrowd {
+        crowd::at_slots(&mut rng);
     } else if op == Op::Settle {
         quiet();
     } else {
@@ -1121,6 +1145,31 @@ fn quiet() {
         let least = if p().config.library_threads > 0 { 1_000 << round.min(14) } else { 0 };
         with(|w| w.advance(next.max(w.time.saturating_add(least))));
     }
+    forget_drivers();
+    check_sleepers(true);
+    if !any_wild() {
+        agree();
+    }
+    // Nobody makes a call now that began before these ended.
+    if sched::busy() == 0 {
+        for i in 0..p().regs.len() {
+            if p().regs[i].as_ref().is_some_and(|r| r.ended != 0 && r.busy == 0) {
+                p().regs[i] = None;
+            }
+        }
+    }
+    p().words.check();
+    p().check_spent();
+    p().settled += 1;
+    p().config.faulty = faulty;
+}
+
+fn forget_drivers() {
+    p().driven = [p().config.library_threads > 0; 4];
+}
+
+/// All sleep: each must be right to. `time_went_on`: so far that no deadline is due any more.
+fn check_sleepers(time_went_on: bool) {
     let states = sched::states();
     let mut asleep = Vec::new();
     for (thread, state) in states.iter().enumerate() {
@@ -1149,7 +1198,10 @@ fn quiet() {
         match *wait {
             Wait::Poll(shard) if p().woken[shard] => violation("a wake was lost: bell_poll sleeps".to_owned()),
             Wait::Slot(i, direction, _) => {
-                let Some(Reg { aim: Aim::Slot(at), ended: 0, .. }) = p().regs[i].as_ref() else { continue };
+                let Some(Reg { aim: Aim::Slot(at), ended: 0, .. }) = p().regs[i].as_ref() else {
+                    violation("a waiter sleeps for a slot that is gone".to_owned());
+                    continue;
+                };
                 if *at == 0 {
                     continue;
                 }
@@ -1160,6 +1212,9 @@ fn quiet() {
                     violation(format!("a waiter sleeps beside its news: {bits:#x}"));
                 }
             }
+            Wait::Queue(q, _) if !p().queues[q].live => {
+                violation("a waiter sleeps at a queue that is gone".to_owned());
+            }
             Wait::Queue(q, _) => {
                 // What is LEVEL and was drained is looked at again by the next call, not by one that sleeps already.
                 let looked = p().queues[q].looked;
@@ -1168,7 +1223,11 @@ fn quiet() {
                 let again: Vec<u64> = p().live().map(|i| &*p().reg(i)).filter(|r| again(r)).map(|r| r.handle).collect();
                 let news = drain(q, 64) as usize;
                 let now = p().looks;
-                let found = p().live().map(|i| &*p().reg(i)).filter(|r| r.drained == now && again.contains(&r.handle));
+                // That look may find that somebody has closed its fd, which is told to all of that number; or that it
+                // is ready, was armed again since, and only the kernel knows, because nobody drives its shard.
+                let unseen = |r: &Reg| level(r) && r.shard != shard && !p().driven[r.shard];
+                let excused = |r: &Reg| again.contains(&r.handle) || r.wild || unseen(r);
+                let found = p().live().map(|i| &*p().reg(i)).filter(|r| r.drained == now && excused(r));
                 if news > found.count() {
                     violation("a waiter sleeps beside its queue's news".to_owned());
                 }
@@ -1177,8 +1236,18 @@ fn quiet() {
         }
         for i in p().live().collect::<Vec<_>>() {
             let Some(r) = p().regs[i].as_ref() else { continue };
+            let waited_for = match *wait {
+                Wait::Poll(_) => r.aim == Aim::Poll && r.shard == shard,
+                Wait::Slot(at, direction, _) => at == i && direction == BELL_READ,
+                Wait::Queue(q, _) => r.aim == Aim::Queue(q) && (r.shard == shard || p().driven[r.shard]),
+            };
+            if waited_for && r.undelivered_posts && r.busy == 0 {
+                violation(format!("{wait:?} sleeps, and what was posted to {:#x} has not come", r.handle));
+            }
             let plain = r.what != What::User && !r.is_listed() && r.is_one_shot() && r.sure;
-            if r.shard == shard && plain && !p().is_told(r) && p().is_due(r) {
+            // Time may have passed between a look at the clock and the sleep, which is then that much too long.
+            let late = !time_went_on && r.deadline.saturating_add(r.slack) <= with(|w| w.read_clock(r.clock));
+            if r.shard == shard && plain && !p().is_told(r) && p().is_due(r) && !late {
                 violation(format!(
                     "{:?} {:#x} fd {} {:?} is due, and its driver sleeps: {states:?} clocks {:?} alarm {}",
                     r.what,
@@ -1191,21 +1260,6 @@ fn quiet() {
             }
         }
     }
-    if !any_wild() {
-        agree();
-    }
-    // Nobody makes a call now that began before these ended.
-    if sched::busy() == 0 {
-        for i in 0..p().regs.len() {
-            if p().regs[i].as_ref().is_some_and(|r| r.ended != 0 && r.busy == 0) {
-                p().regs[i] = None;
-            }
-        }
-    }
-    p().words.check();
-    p().check_spent();
-    p().settled += 1;
-    p().config.faulty = faulty;
 }
 
 /// The end of a run with threads: destroying wakes all who are inside.
@@ -1220,6 +1274,10 @@ fn finish_threads() {
     p().config.faulty = false;
     p().words.check();
     with(|w| w.mute = p().serial % 3 == 0);
+    if p().config.crowds {
+        crowd::before_the_end(&mut Rng(p().config.seed));
+    }
+    p().destroying = true;
     sched::spawn(Box::new(move || answer.set(bell_destroy(bell, BELL_FORCE))));
     for _ in 0..100 {
         if sched::run(20_000) || sched::has_violation() {
@@ -1329,7 +1387,7 @@ fn act(op: Op, rng: &mut Rng) {
         Op::Settle => settle(),
         Op::Misuse => misuse(rng),
         Op::Fork => fork(rng),
-        Op::Chase | Op::Overtake => {}
+        Op::Chase | Op::Overtake | Op::QueueCrowd | Op::SlotCrowd => {}
     }
 }
 
@@ -1697,9 +1755,13 @@ fn register_user(rng: &mut Rng) {
         return unregister(rng);
     }
     let aim = p().aim(rng, What::User, 0, 0);
+    register_user_for(rng, aim, |rng| rng.below(p().config.shards as usize));
+}
+
+fn register_user_for(rng: &mut Rng, aim: Aim, shard: impl FnOnce(&mut Rng) -> usize) {
     let i = p().new_reg(What::User, aim);
     let target = p().target(aim);
-    let shard = rng.below(p().config.shards as usize) as u32;
+    let shard = shard(rng) as u32;
     let data = p().reg(i).data;
     let mut handle = 0;
     let before = snapshot(rng);
@@ -1819,6 +1881,7 @@ fn rearm_one(i: usize, rng: &mut Rng) {
     let target = fresh.map(|a| p().target(a));
     let pointer = target.as_ref().map_or(ptr::null(), ptr::from_ref);
     let before = snapshot(rng);
+    let drained = p().reg(i).drained;
     p().reg(i).busy += 1;
     p().reg(i).alone = true;
     p().reg(i).arming(deadline, fresh.is_some());
@@ -1848,11 +1911,13 @@ fn rearm_one(i: usize, rng: &mut Rng) {
                 p().reg(i).alone = false;
                 p().reg(i).aim = Aim::Slot(slot.expose_provenance());
             }
+            let alone = p().alone();
             let r = p().reg(i);
             r.credits = 0;
+            r.undelivered_posts &= alone; // the old one may have been told
         }
         let count = if p().alone() { p().count(p().reg(i)) } else { mark };
-        p().armed(i);
+        p().armed(i, drained);
         let r = p().reg(i);
         r.mark = if always && !r.is_listed() { r.mark } else { count };
         if fresh.is_some() {
@@ -1887,7 +1952,7 @@ fn modify(rng: &mut Rng) {
     let interest = rng.pick(&[BELL_READ, BELL_WRITE, BELL_READ | BELL_WRITE, BELL_PRI]);
     let mode = rng.pick(&[BELL_EDGE, BELL_ONESHOT, BELL_LEVEL]);
     let before = snapshot(rng);
-    let mark = p().count(p().reg(i));
+    let (mark, drained) = (p().count(p().reg(i)), p().reg(i).drained);
     p().reg(i).busy += 1;
     p().reg(i).arming(NEVER, true);
     p().reg(i).ever.wants |= wants(interest);
@@ -1929,7 +1994,7 @@ fn modify(rng: &mut Rng) {
         }
         (r.wants, r.mode) = (wants(interest), mode);
         r.seen = false;
-        p().armed(i);
+        p().armed(i, drained);
         let r = p().reg(i);
         if !r.always {
             r.mark = count;
@@ -1945,7 +2010,7 @@ fn retarget(rng: &mut Rng) {
     let old = p().reg(i).aim;
     let new = p().aim(rng, what, mode, period);
     let target = p().target(new);
-    let expected = ownership(p().reg(i));
+    let (expected, drained) = (ownership(p().reg(i)), p().reg(i).drained);
     p().reg(i).busy += 1;
     p().reg(i).alone = true;
     p().reg(i).arming(NEVER, true);
@@ -1969,7 +2034,7 @@ fn retarget(rng: &mut Rng) {
         }
         p().replaced(old, Some(r == BELL_CANCELLED as i32), false);
         p().reg(i).aim = new;
-        p().reg(i).drained = 0;
+        p().reg(i).forget_drain(drained);
         p().reg(i).mark = 0;
         p().reg(i).order = 0;
         p().reg(i).vague |= what == What::Fd && matches!(old, Aim::Poll | Aim::Queue(_));
@@ -2013,8 +2078,13 @@ fn retarget(rng: &mut Rng) {
 
 fn update(rng: &mut Rng) {
     let Some(i) = p().pick_shared(rng, |r| r.what != What::User) else { return };
-    let (handle, clock) = (p().reg(i).handle, p().reg(i).clock);
+    let clock = p().reg(i).clock;
     let deadline = if rng.chance(150) { NEVER } else { deadline(rng, clock) };
+    update_to(i, deadline, rng);
+}
+
+fn update_to(i: usize, deadline: i64, rng: &mut Rng) {
+    let handle = p().reg(i).handle;
     let before = snapshot(rng);
     p().reg(i).busy += 1;
     p().reg(i).arming(deadline, deadline == NEVER);
@@ -2071,7 +2141,12 @@ fn get(rng: &mut Rng) {
 }
 
 fn post(rng: &mut Rng) {
-    let Some(i) = p().pick_reg(rng, |r| r.what == What::User) else { return };
+    if let Some(i) = p().pick_reg(rng, |r| r.what == What::User) {
+        post_to(i, rng);
+    }
+}
+
+fn post_to(i: usize, rng: &mut Rng) {
     let handle = p().reg(i).handle;
     let bits = 1u32 << rng.below(8);
     p().reg(i).posted |= bits as u64;
@@ -2080,10 +2155,16 @@ fn post(rng: &mut Rng) {
     if r != 0 && hit == 0 && p().alone() {
         violation(format!("bell_post({handle:#x}): {r}"));
     }
+    if let Some(reg) = p().regs[i].as_mut().filter(|reg| r != 0 && reg.handle == handle && !p().alone()) {
+        reg.undelivered_posts = false;
+    }
 }
 
 fn wake(rng: &mut Rng) {
-    let shard = rng.below(p().config.shards as usize);
+    wake_shard(rng.below(p().config.shards as usize));
+}
+
+fn wake_shard(shard: usize) {
     // Before the call: the poll that it ends may come back first.
     let before = std::mem::replace(&mut p().woken[shard], true);
     let (r, hit) = api(|| format!("bell_wake({shard})"), |b| bell_wake(b, shard as u32));
@@ -2162,28 +2243,46 @@ fn drain(q: usize, most: usize) -> i32 {
 
 fn queue_wait(rng: &mut Rng) {
     let Some(q) = p().pick_queue(rng) else { return };
-    let mut events = [NO_EVENT; 64];
-    let handle = p().queues[q].handle;
-    let began = p().serial;
     let until = match rng.below(4) {
         0 => 0,
         1 => NEVER,
         _ => with(|w| w.time).saturating_add(1_000_000),
     };
+    let room = if p().config.crowds { rng.pick(&[1, 1, 2, 64]) } else { 64 };
+    wait_for_queue(q, room, until);
+}
+
+fn wait_for_queue(q: usize, room: usize, until: i64) {
+    let mut events = [NO_EVENT; 64];
+    let handle = p().queues[q].handle;
+    let began = p().serial;
     p().driving = p().queues[q].shard;
     with(|w| w.idle = false);
     let out = events.as_mut_ptr();
-    // SAFETY: 64 events of ours.
     let home = p().queues[q].shard;
     waits_for(Some(Wait::Queue(q, home)));
     looks_at(q);
-    let (r, hit) =
-        api(|| format!("bell_queue_wait({q}, {until})"), |b| unsafe { bell_queue_wait(b, handle, out, 64, until) });
+    // SAFETY: 64 events of ours.
+    let (r, hit) = api(
+        || format!("bell_queue_wait({q}, {room}, {until})"),
+        |b| unsafe { bell_queue_wait(b, handle, out, room as u32, until) },
+    );
+    if r > room as i32 {
+        return violation(format!("bell_queue_wait gave {r} of {room}"));
+    }
     if r > 0 {
-        see(&events[..r as usize], Some(q), began);
-    } else if p().alone() && !(r == ETIMEDOUT && until != NEVER || r == EINTR && with(|w| w.idle)) && hit == 0 {
+        return see(&events[..r as usize], Some(q), began);
+    }
+    let gone = !p().alone() && (p().queues[q].ending || p().destroying);
+    let ended = matches!(r, BELL_E_STALE | BELL_E_CANCELLED) && gone || r == BELL_E_CLOSED && p().destroying;
+    let interrupted = r == EINTR && (with(|w| w.idle) || !p().alone());
+    if !(r == ETIMEDOUT && is_over(until) || interrupted || ended) && hit == 0 {
         violation(format!("bell_queue_wait: {r}"));
     }
+}
+
+fn is_over(until: i64) -> bool {
+    until != NEVER && with(|w| w.time) >= until
 }
 
 fn consume(rng: &mut Rng) {
@@ -2221,8 +2320,16 @@ fn consume(rng: &mut Rng) {
     }
 }
 
+/// Whoever is alone has seen it in the word.
+fn posts_taken(i: usize, bits: i32) {
+    if let Some(r) = p().regs[i].as_mut().filter(|_| !p().alone() && bits > 0 && bits as u32 & BELL_USER != 0) {
+        r.undelivered_posts = false;
+    }
+}
+
 /// Bits from a word.
 fn taken(i: usize, bits: i32) {
+    posts_taken(i, bits);
     if bits < 0 {
         if p().alone() {
             violation(format!("bell_slot_consume: {bits}"));
@@ -2248,7 +2355,6 @@ fn taken(i: usize, bits: i32) {
 
 fn slot_wait(rng: &mut Rng) {
     let Some(i) = p().pick_shared(rng, |r| matches!(r.aim, Aim::Slot(_))) else { return };
-    let handle = p().reg(i).handle;
     let direction = rng.pick(&[BELL_READ, BELL_WRITE]);
     let until = match rng.below(4) {
         0 => 0,
@@ -2257,9 +2363,13 @@ fn slot_wait(rng: &mut Rng) {
     };
     let check = rng.chance(200);
     p().observe();
-    if p().regs[i].is_none() {
-        return;
+    if p().regs[i].is_some() {
+        wait_for_slot(i, direction, until, check);
     }
+}
+
+fn wait_for_slot(i: usize, direction: u32, until: i64, check: bool) {
+    let handle = p().reg(i).handle;
     p().driving = p().reg(i).shard;
     with(|w| w.idle = false);
     let text = || format!("bell_slot_wait({handle:#x}, {direction}, {until}, {check})");
@@ -2270,14 +2380,19 @@ fn slot_wait(rng: &mut Rng) {
         if !check {
             taken(i, r);
         }
-        return;
+        return posts_taken(i, r);
     }
-    let Some(reg) = p().regs[i].as_ref() else { return };
-    let excused = r == ETIMEDOUT && until != NEVER
-        || r == EINTR && with(|w| w.idle)
+    let Some(reg) = p().regs[i].as_ref().filter(|r| r.handle == handle) else { return };
+    let alone = p().alone();
+    // It has ended, or has another target.
+    let gone = !alone && (reg.ended != 0 || reg.busy > 0 || reg.ever.changed || p().destroying);
+    let excused = r == ETIMEDOUT && is_over(until)
+        || r == EINTR && (with(|w| w.idle) || !alone)
+        || gone && matches!(r, BELL_E_STALE | BELL_E_CANCELLED | EINVAL)
+        || r == BELL_E_CLOSED && p().destroying
         || reg.auto && matches!(r, BELL_E_STALE | BELL_E_CANCELLED)
         || check && (reg.wild || reg.closed) && r == EBADF;
-    if p().alone() && !excused && hit == 0 {
+    if !excused && hit == 0 {
         violation(format!("bell_slot_wait({handle:#x}): {r}"));
     }
 }
@@ -2296,7 +2411,7 @@ fn queue_create(rng: &mut Rng) {
     );
     same(before, r, "bell_queue_create");
     if r == 0 {
-        p().queues.push(QueueModel { handle, shard, live: true, doorbell: None, looked: 0 });
+        p().queues.push(QueueModel { handle, shard, live: true, ending: false, doorbell: None, looked: 0 });
         if !p().handles.insert(handle) {
             violation(format!("handle {handle:#x} was given out twice"));
         }
@@ -2327,13 +2442,20 @@ fn doorbell(rng: &mut Rng) {
 }
 
 fn queue_destroy(rng: &mut Rng) {
-    let Some(q) = p().pick_queue(rng) else { return };
+    if let Some(q) = p().pick_queue(rng) {
+        destroy_queue(q);
+    }
+}
+
+fn destroy_queue(q: usize) {
     let handle = p().queues[q].handle;
+    p().queues[q].ending = true;
     let members = p().live().filter(|i| p().reg(*i).aim == Aim::Queue(q)).count();
     let (r, _) = api(|| format!("bell_queue_destroy({q})"), |b| bell_queue_destroy(b, handle, BELL_SYNC));
     if p().alone() && (r < 0) != (members > 0) {
         violation(format!("bell_queue_destroy with {members} registrations: {r}"));
     }
+    p().queues[q].ending = r >= 0;
     if r >= 0 {
         p().queues[q].live = false;
         if let Some(old) = p().queues[q].doorbell.take() {
@@ -2634,6 +2756,9 @@ pub fn gone(bell: *mut bell_t) {
     }
 }
 
+/// Chosen such that no seed of seeds.txt from before there were crowds has one.
+const CROWDS: u64 = 0xbe69_9cd4_d8f7_8419;
+
 /// The whole of a run, from its seed.
 pub fn configure(seed: u64) -> (Config, Box<World>, Vec<(Op, u32)>) {
     let mut rng = Rng(seed);
@@ -2661,6 +2786,7 @@ pub fn configure(seed: u64) -> (Config, Box<World>, Vec<(Op, u32)>) {
         }
     }
     let threads = if rng.chance(300) { 2 + rng.below(6) } else { 0 };
+    let crowds = threads > 0 && Rng(seed ^ CROWDS).chance(400);
     let shards = rng.pick(&[1, 1, 2, 3]);
     let library_threads = if threads > 0 && rng.chance(300) { shards } else { 0 };
     // Drawn apart, so that seeds keep their meaning.
@@ -2680,6 +2806,7 @@ pub fn configure(seed: u64) -> (Config, Box<World>, Vec<(Op, u32)>) {
         slack: rng.pick(&[0, 0, 0, 1_000_000]),
         faulty,
         chaos: faulty,
+        crowds,
     };
     let weights = OPS
         .iter()
@@ -2690,6 +2817,9 @@ pub fn configure(seed: u64) -> (Config, Box<World>, Vec<(Op, u32)>) {
             }
             if matches!(op, Op::CloseBehind | Op::CloseInCtl) && !rng.chance(300) {
                 w = 0;
+            }
+            if crowds && matches!(op, Op::QueueCrowd | Op::SlotCrowd) {
+                w = rng.pick(&[4, 16]);
             }
             (*op, w)
         })
