@@ -485,6 +485,17 @@ static inline bell_event next_event(bell_t *bell)
     return event;
 }
 
+/* Until each of the library's threads has begun to wait. Before a fork: one that still begins allocates, and the allocator
+ * of AddressSanitizer, locked by a thread that is not there, is of no use to the child. */
+static inline void await_threads(bell_t *bell, uint32_t threads)
+{
+    for (uint32_t shard = 0; shard < threads; shard++) {
+        bell_counters c = {.size = sizeof c};
+        for (int64_t begun = now_ns(); CHECK_OK(bell_stats(bell, shard, &c)), c.kernel_waits == 0;)
+            check_spin(__FILE__, __LINE__, "a library thread waits", begun);
+    }
+}
+
 /* Turns shard 0 for `ns`, and expects no event of a target POLL. Returns how many turns that took. */
 static inline int expect_quiet(bell_t *bell, int64_t ns)
 {

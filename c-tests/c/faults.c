@@ -1785,6 +1785,7 @@ static void does_taking_over_in_a_child_fail_cleanly(void)
                                         threads, reset, i, variant, for_ever, at);
                             world_open(&w, BARE);
                             w.bell = make_bell(threads ? 0 : 2, (uint32_t)threads);
+                            await_threads(w.bell, (uint32_t)threads);
                             w.made = watch(w.bell, w.other, BELL_READ, BELL_ONESHOT, to_slot());
                             CHECK_EQ(bell_before_fork(w.bell), 0);
                             pid_t pid = fork();

@@ -476,6 +476,7 @@ static void may_taking_over_be_repeated_when_it_has_failed(void)
 {
     for (uint32_t threads = 0; threads < 3; threads += 2) {
         all_kinds k = {.bell = make_bell(2, threads), .fd = make_eventfd(), .wake = make_eventfd()};
+        await_threads(k.bell, threads);
         make_all_kinds(&k);
         /* Deadlines of other clocks need fds of their own in the child. */
         bell_timeout_spec spec = {.size = sizeof spec, .deadline_ns = BELL_NEVER - 1, .target = to_eventfd(k.wake)};
@@ -640,6 +641,7 @@ static void do_library_threads_start_again_in_the_child(void)
 {
     static traffic t;
     family f = {.bell = make_bell(0, 2)};
+    await_threads(f.bell, 2);
     start_traffic(&t, f.bell);
     for (int i = 0; i < rounds(50); i++) {
         f.fd = make_eventfd();
@@ -670,6 +672,7 @@ static void does_destroy_in_the_child_not_wait_for_the_parents_threads(void)
 {
     for (int i = 0; i < rounds(30); i++) {
         family f = {.bell = make_bell(0, 3)};
+        await_threads(f.bell, 3);
         child_ends_well(in_child(destroys_threadless, &f));
         bell_handle h = set_timeout(f.bell, now_ns() + US(100), to_slot());
         CHECK_EQ(bell_slot_wait(f.bell, h, BELL_READ, now_ns() + PATIENCE, 0), BELL_TIMEOUT);
