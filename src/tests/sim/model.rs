@@ -56,6 +56,8 @@ pub struct Reg {
     /// Then: what was ever true of what the number has meant.
     pub last: u32,
     pub deadline: i64,
+    /// Address of the word where it is, if it is shared.
+    pub word: usize,
     pub clock: usize,
     pub period: i64,
     pub slack: i64,

@@ -16,6 +16,7 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering::SeqCst;
 
 const EBADF: i32 = -libc::EBADF;
@@ -43,7 +44,7 @@ steps! {
     Post 4 Wake 2 Poll 24 Consume 5 SlotWait 3
     QueueCreate 1 QueueDrain 6 QueueWait 2 QueueDestroy 1 QueueFd 1 Doorbell 1
     Pollable 1 NextDeadline 1 Verify 2 Settle 3 Misuse 2 Fork 1 Chase 4 Overtake 4
-    QueueCrowd 0 SlotCrowd 0
+    QueueCrowd 0 SlotCrowd 0 Share 0 Store 0
 }
 
 pub struct Config {
@@ -92,6 +93,9 @@ pub struct Player {
     regs: Vec<Option<Reg>>,
     queues: Vec<QueueModel>,
     words: Words,
+    /// Those of shared deadlines, and how often one was moved by a store.
+    deadline_words: Vec<Box<AtomicI64>>,
+    stores: u64,
     stable: Vec<Stable>,
     handles: HashSet<u64>,
     serial: u64,
@@ -188,6 +192,8 @@ impl Player {
             regs: Vec::new(),
             queues: Vec::new(),
             words: Words::new(),
+            deadline_words: Vec::new(),
+            stores: 0,
             stable: Vec::new(),
             handles: HashSet::new(),
             serial: 0,
@@ -518,6 +524,7 @@ impl Player {
             wild: false,
             last: 0,
             deadline: NEVER,
+            word: 0,
             clock: 0,
             period: 0,
             slack: self.config.slack,
@@ -1388,6 +1395,8 @@ fn act(op: Op, rng: &mut Rng) {
         Op::Misuse => misuse(rng),
         Op::Fork => fork(rng),
         Op::Chase | Op::Overtake | Op::QueueCrowd | Op::SlotCrowd => {}
+        Op::Share => share(rng),
+        Op::Store => store(rng),
     }
 }
 
@@ -1462,8 +1471,8 @@ fn doing(op: Op, fd: i32, rng: &mut Rng) {
 
 /// Everything registered under a number: its file is not what it was.
 fn gone_wild(fd: i32) {
-    for i in p().live().collect::<Vec<_>>() {
-        let r = p().reg(i);
+    // Also of those whose `bell_register_fd` is under way.
+    for r in p().regs.iter_mut().flatten().filter(|r| r.ended == 0) {
         if r.fd == fd && !r.closed && r.what == What::Fd {
             r.wild = true;
             let (since, life) = (r.since, r.life);
@@ -1798,6 +1807,8 @@ fn ownership(r: &Reg) -> Option<i32> {
         (What::Timeout, _) if r.period > 0 => (r.deadline != NEVER).then_some(BELL_CANCELLED as i32),
         (What::Fd, _) if r.mode != BELL_ONESHOT && !r.closed => cancelled,
         _ if r.closed => None,
+        // Fired, or shared when it was silent, and so armed until then.
+        _ if r.word != 0 && r.credits == 0 && !told => None,
         _ if r.is_listed() && r.sure => cancelled,
         _ if r.is_listed() && r.credits == 0 => Some(BELL_FIRED),
         _ if r.is_listed() => None,
@@ -2122,6 +2133,67 @@ fn update_to(i: usize, deadline: i64, rng: &mut Rng) {
     }
 }
 
+fn share(rng: &mut Rng) {
+    let Some(i) = p().pick_reg(rng, |r| r.what == What::Timeout) else { return };
+    let (handle, period, auto) = (p().reg(i).handle, p().reg(i).period, p().reg(i).auto);
+    // Kept as long as the player: another thread may end the registration while a step is at it.
+    p().deadline_words.push(Box::new(AtomicI64::new(77)));
+    let Some(word) = p().deadline_words.last() else { return };
+    let at = word.as_ptr();
+    let before = snapshot(rng);
+    p().reg(i).busy += 1;
+    let (r, hit) = api(|| format!("bell_share_deadline({handle:#x})"), |b| bell_share_deadline(b, handle, at));
+    if p().regs[i].is_none() {
+        return;
+    }
+    p().reg(i).busy -= 1;
+    same(before, r, "bell_share_deadline");
+    if r == 0 {
+        let told = p().is_told(p().reg(i));
+        let reg = p().reg(i);
+        let first = reg.word == 0;
+        reg.word = at.expose_provenance();
+        let there = word.load(SeqCst);
+        let sure = p().alone() && !told && !p().reg(i).is_listed() && p().reg(i).sure;
+        if sure && first && there != p().reg(i).deadline {
+            violation(format!("bell_share_deadline({handle:#x}): {there}, expected {}", p().reg(i).deadline));
+        }
+    } else if word.load(SeqCst) != 77 {
+        violation(format!("bell_share_deadline({handle:#x}): {r}, and the word was written"));
+    } else if !(period > 0 && r == EINVAL) && hit == 0 && p().alone() && !auto {
+        violation(format!("bell_share_deadline({handle:#x}): {r}"));
+    }
+}
+
+/// The owner of a shared deadline moves it, where it is certain that it has not fired: later; or earlier, which may be
+/// seen when the time before has come.
+fn store(rng: &mut Rng) {
+    let Some(i) = p().pick_reg(rng, |r| r.word != 0 && r.deadline != NEVER) else { return };
+    let r = p().reg(i);
+    let (at, now, clock) = (r.word, r.deadline, r.clock);
+    let ahead = now > with(|w| w.highest(clock));
+    let seen = p().alone() && !p().reg(i).is_listed() && p().reg(i).sure && !p().is_told(p().reg(i));
+    if !ahead && !seen {
+        return;
+    }
+    let new = deadline(rng, clock);
+    env("store", i as i32, new);
+    // SAFETY: a word of `deadline_words`.
+    unsafe { (*ptr::with_exposed_provenance::<AtomicI64>(at)).store(new, SeqCst) };
+    p().stores += 1;
+    let r = p().reg(i);
+    r.order = 0;
+    if new >= r.deadline {
+        r.deadline = new;
+    } else {
+        r.ever.earliest = r.ever.earliest.min(new);
+        r.credits += 1;
+        if rng.chance(500) {
+            update_to(i, deadline(rng, clock), rng);
+        }
+    }
+}
+
 fn get(rng: &mut Rng) {
     let Some(i) = p().pick_shared(rng, |r| r.what != What::User) else { return };
     let handle = p().reg(i).handle;
@@ -2134,7 +2206,7 @@ fn get(rng: &mut Rng) {
         let known =
             !spent && !reg.wild && !reg.vague && !reg.is_listed() && reg.period == 0 && !p().is_told(p().reg(i));
         let reg = p().reg(i);
-        if known && at != reg.deadline && reg.sure {
+        if known && at != reg.deadline && reg.sure && reg.word == 0 {
             violation(format!("bell_timeout_get({handle:#x}): {at}, expected {}", reg.deadline));
         }
     }
@@ -2593,7 +2665,7 @@ fn still() {
         - before.spurious;
     let waits = after.kernel_waits - before.kernel_waits;
     // Of each clock the earliest deadline may have been moved later: the old time ends one sleep. The first is among the two.
-    let old_times = after.timers_moved.min(2);
+    let old_times = (after.timers_moved + p().stores).min(2);
     if waits > 2 + old_times + calls + 2 * happened {
         violation(format!("a still world: {waits} waits in a second, {calls} calls, {happened} events"));
     }
@@ -2759,6 +2831,9 @@ pub fn gone(bell: *mut bell_t) {
 /// Chosen such that no seed of seeds.txt from before there were crowds has one.
 const CROWDS: u64 = 0xbe69_9cd4_d8f7_8419;
 
+/// The same of shared deadlines.
+const SHARES: u64 = 0x1699_4f39_45a7_c84d;
+
 /// The whole of a run, from its seed.
 pub fn configure(seed: u64) -> (Config, Box<World>, Vec<(Op, u32)>) {
     let mut rng = Rng(seed);
@@ -2787,6 +2862,7 @@ pub fn configure(seed: u64) -> (Config, Box<World>, Vec<(Op, u32)>) {
     }
     let threads = if rng.chance(300) { 2 + rng.below(6) } else { 0 };
     let crowds = threads > 0 && Rng(seed ^ CROWDS).chance(400);
+    let shares = Rng(seed ^ SHARES).chance(200);
     let shards = rng.pick(&[1, 1, 2, 3]);
     let library_threads = if threads > 0 && rng.chance(300) { shards } else { 0 };
     // Drawn apart, so that seeds keep their meaning.
@@ -2820,6 +2896,9 @@ pub fn configure(seed: u64) -> (Config, Box<World>, Vec<(Op, u32)>) {
             }
             if crowds && matches!(op, Op::QueueCrowd | Op::SlotCrowd) {
                 w = rng.pick(&[4, 16]);
+            }
+            if shares && matches!(op, Op::Share | Op::Store) {
+                w = rng.pick(&[16, 64]);
             }
             (*op, w)
         })
