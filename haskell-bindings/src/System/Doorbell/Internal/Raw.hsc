@@ -20,7 +20,7 @@ module System.Doorbell.Internal.Raw
   , bell_register_fd_batch, bell_rearm_batch, bell_unregister_batch
   , bell_close_begin, closeBeginNow, bell_close_end, bell_close_fd
     -- * Timeouts
-  , registerTimeoutPoll, bell_register_timeout, bell_update_timeout, bell_timeout_get
+  , registerTimeoutPoll, bell_register_timeout, bell_update_timeout, bell_share_deadline, bell_timeout_get
     -- * User events
   , bell_register_user, bell_post
     -- * Slots and queues
