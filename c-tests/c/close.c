@@ -255,6 +255,7 @@ typedef struct race {
     pthread_barrier_t start, end;
     int fd, rounds;
     int refused, ready, closed;
+    uint32_t tried; /* in how many rounds it has registered, or was refused */
 } race;
 
 static void *register_and_wait(void *argument)
@@ -267,6 +268,7 @@ static void *register_and_wait(void *argument)
         pthread_barrier_wait(&r->start);
         spec = fd_spec(r->fd, BELL_READ, i % 3 && has_edge() ? BELL_EDGE : BELL_ONESHOT, to_slot());
         result = bell_register_fd(r->bell, &spec, &handle);
+        store(&r->tried, (uint32_t)i + 1);
         if (result == 0) {
             result = bell_slot_wait(r->bell, handle, BELL_READ, now_ns() + PATIENCE, 0);
             CHECK_GT(result, 0);
@@ -301,6 +303,8 @@ static void museum_017_registering_races_closing(void)
             pthread_barrier_wait(&r.start);
             for (volatile int spin = 0; spin < i % 64 * 100; spin++) {
             }
+            if (i % 8 == 7) /* else a busy machine may let the close be first each time */
+                AWAIT(load(&r.tried) == (uint32_t)i + 1);
             if (i % 4 == 0)
                 put_byte(fds[1]);
             CHECK_EQ(bell_close_fd(r.bell, fds[0]), 0);
