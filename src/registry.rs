@@ -305,7 +305,7 @@ impl Timeout {
 }
 
 /// The caller's word with the deadline of a timeout, aligned. Valid until the registration ends: that is the caller's
-/// promise (`bell_timeout_spec`). It is only looked at under the shard's lock, and under that lock the entry goes.
+/// promise (`bell_share_deadline`). It is only looked at under the shard's lock, and under that lock the entry goes.
 #[derive(Clone, Copy)]
 pub struct DeadlineWord(*const AtomicI64);
 
